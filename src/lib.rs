@@ -1,1 +1,14 @@
 //! processor
+
+pub mod check;
+pub mod clock;
+pub mod pack;
+pub mod pipeline;
+pub mod remote;
+pub mod report;
+pub mod secret;
+pub mod shutdown;
+pub mod source;
+pub mod spool;
+pub mod stats;
+pub mod uploader;

@@ -1,0 +1,1 @@
+//! A local directory as the remote: for tests of everything above the network.

@@ -1,0 +1,1 @@
+//! Any file descriptor, polled beside the stop descriptor.
