@@ -6,6 +6,7 @@ pub mod pack;
 pub mod pipeline;
 pub mod remote;
 pub mod report;
+pub mod sample;
 pub mod secret;
 pub mod shutdown;
 pub mod source;
