@@ -2,11 +2,13 @@
 
 pub mod check;
 pub mod clock;
+pub mod line;
 pub mod pack;
 pub mod pipeline;
 pub mod remote;
 pub mod report;
 pub mod sample;
+pub mod schema;
 pub mod secret;
 pub mod shutdown;
 pub mod source;

@@ -1,0 +1,198 @@
+//! What a header line says: the separator, how many columns, which of them hold packets, bytes and times.
+//!
+//! A line is a header when it has at least two fields, every field is a name (`[A-Za-z_][A-Za-z0-9_]*`), one separator
+//! stands between all of them, and at least one name is a column that nfacctd can print. So a data row is never taken
+//! for one: an address or a number is not a name. Nothing here looks at rows.
+
+use std::sync::Arc;
+
+/// Column names of nfacctd's CSV output (pmacct 1.7.9, in its master order) that mark a line as a header.
+const KNOWN: &[&str] = &[
+    "TAG",
+    "TAG2",
+    "LABEL",
+    "CLASS",
+    "SRC_MAC",
+    "DST_MAC",
+    "VLAN",
+    "OUT_VLAN",
+    "COS",
+    "ETYPE",
+    "SRC_AS",
+    "DST_AS",
+    "COMMS",
+    "AS_PATH",
+    "PEER_SRC_AS",
+    "PEER_DST_AS",
+    "PEER_SRC_IP",
+    "PEER_DST_IP",
+    "IN_IFACE",
+    "OUT_IFACE",
+    "SRC_IP",
+    "SRC_NET",
+    "DST_IP",
+    "DST_NET",
+    "SRC_MASK",
+    "DST_MASK",
+    "SRC_PORT",
+    "DST_PORT",
+    "TCP_FLAGS",
+    "PROTOCOL",
+    "TOS",
+    "SAMPLING_RATE",
+    "TIMESTAMP_START",
+    "TIMESTAMP_END",
+    "TIMESTAMP_ARRIVAL",
+    "TIMESTAMP_EXPORT",
+    "TIMESTAMP_MIN",
+    "TIMESTAMP_MAX",
+    "PACKETS",
+    "FLOWS",
+    "BYTES",
+];
+
+/// A longer line is never a header. nfacctd's longest, with every primitive, is about 1,200 bytes.
+const LONGEST: usize = 8192;
+
+/// A header line, understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schema {
+    text: Box<[u8]>,
+    separator: u8,
+    columns: usize,
+    packets: Option<usize>,
+    octets: Option<usize>,
+    times: Vec<usize>,
+}
+
+impl Schema {
+    /// Reads a line, with or without its line end; `None` when it is not a header.
+    pub fn from_line(line: &[u8]) -> Option<Arc<Self>> {
+        let text = trim_line_end(line);
+        if text.len() > LONGEST || !text.first().copied().is_some_and(starts_name) {
+            return None;
+        }
+        let separator = *text.iter().find(|b| !in_name(**b))?;
+        if !is_separator(separator) {
+            return None;
+        }
+        let names: Vec<&[u8]> = text.split(|b| *b == separator).collect();
+        let named = |name: &&[u8]| name.first().copied().is_some_and(starts_name) && name.iter().all(|b| in_name(*b));
+        if !names.iter().all(named) || !names.iter().any(|name| is_known(name)) {
+            return None;
+        }
+        let position = |wanted: &str| names.iter().position(|name| name.eq_ignore_ascii_case(wanted.as_bytes()));
+        let is_time = |name: &&[u8]| name.to_ascii_uppercase().starts_with(b"TIMESTAMP_");
+        Some(Arc::new(Self {
+            separator,
+            columns: names.len(),
+            packets: position("PACKETS"),
+            octets: position("BYTES"),
+            times: (0..names.len()).filter(|i| is_time(&names[*i])).collect(),
+            text: text.into(),
+        }))
+    }
+
+    /// The header without its line end.
+    pub fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// The byte between two fields.
+    pub fn separator(&self) -> u8 {
+        self.separator
+    }
+
+    /// How many fields a row has.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Index of the PACKETS column.
+    pub fn packets(&self) -> Option<usize> {
+        self.packets
+    }
+
+    /// Index of the BYTES column.
+    pub fn octets(&self) -> Option<usize> {
+        self.octets
+    }
+
+    /// Indexes of the TIMESTAMP_ columns, ascending.
+    pub fn times(&self) -> &[usize] {
+        &self.times
+    }
+
+    /// True when `line`, with or without its line end, repeats this header.
+    pub fn is_repeated_by(&self, line: &[u8]) -> bool {
+        *trim_line_end(line) == *self.text
+    }
+}
+
+/// `line` without its `\n` or `\r\n`.
+pub fn trim_line_end(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+fn is_known(name: &[u8]) -> bool {
+    KNOWN.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name))
+}
+
+fn starts_name(b: u8) -> bool {
+    b.is_ascii_alphabetic() || b == b'_'
+}
+
+fn in_name(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b == b'_'
+}
+
+/// What print_output_separator can sensibly be: a tab, a space or a mark that numbers, addresses and names do not hold.
+fn is_separator(b: u8) -> bool {
+    b == b'\t' || b == b' ' || (b.is_ascii_punctuation() && !b"\"'_.:-+\\".contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFERENCE: &[u8] =
+        b"SRC_IP,DST_IP,SRC_PORT,DST_PORT,TCP_FLAGS,PROTOCOL,TOS,TIMESTAMP_MIN,TIMESTAMP_MAX,PACKETS,BYTES\n";
+
+    #[test]
+    fn the_reference_header() {
+        let schema = Schema::from_line(REFERENCE).unwrap();
+        assert_eq!((schema.separator(), schema.columns()), (b',', 11));
+        assert_eq!((schema.packets(), schema.octets(), schema.times()), (Some(9), Some(10), &[7, 8][..]));
+        assert!(schema.is_repeated_by(REFERENCE));
+        assert!(!schema.is_repeated_by(b"SRC_IP,DST_IP\n"));
+    }
+
+    #[test]
+    fn separators_are_learnt() {
+        for separator in [",", ";", "\t", "|", " ", "~"] {
+            let line = ["src_ip", "My_Column2", "packets"].join(separator) + "\r\n";
+            let schema = Schema::from_line(line.as_bytes()).unwrap_or_else(|| panic!("{separator:?}"));
+            assert_eq!((schema.separator(), schema.columns()), (separator.as_bytes()[0], 3));
+        }
+    }
+
+    #[test]
+    fn rows_are_never_headers() {
+        for row in [
+            "10.1.2.3,10.4.5.6,51234,443,27,6,0,2025-11-27 10:20:30.123456,2025-11-27 10:20:31.0,12,3456",
+            "fe80::1,fe80::2,0,34304,0,58,0,1700000000.123000,1700000000.123000,1,72",
+            "aa:bb:cc:dd:ee:ff,0,1",
+            "unknown,tcp,2",
+            "tcp,udp",
+            "PACKETS",
+            "PACKETS,,BYTES",
+            "PACKETS,BYTES;FLOWS",
+            "--START (1234)--",
+            "",
+            "\n",
+        ] {
+            assert_eq!(Schema::from_line(row.as_bytes()), None, "{row}");
+        }
+    }
+}
