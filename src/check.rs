@@ -1,6 +1,18 @@
-//! What a line says: header, columns, totals.
+//! The parse stage: what the lines of a batch say, and which bytes of them go into the file.
+//!
+//! [`Checker`] counts lines, sums packets and bytes by the header's columns, drops or keeps header lines, keeps or sets
+//! aside lines with a wrong column count, and rewrites time columns when asked. With the default settings it copies
+//! nothing: bytes in are bytes out. It works on one batch, knows no other, and never waits.
+
+use std::ops::Range;
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+use memchr::{memchr, memchr_iter};
 
 use crate::clock::Zone;
+use crate::line::Batch;
+use crate::schema::{Schema, trim_line_end};
+use crate::stats::Sums;
 
 /// `processor_csv_header`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,4 +45,413 @@ pub struct Options {
     pub bad_lines: BadLines,
     /// The zone to rewrite UTC time columns into; `None` leaves them as they came.
     pub convert_to: Option<Zone>,
+}
+
+/// Why a line is bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// It has fewer or more columns than the header.
+    #[error("{found} columns, the header has {expected}")]
+    Columns {
+        /// The line's.
+        found: usize,
+        /// The header's.
+        expected: usize,
+    },
+    /// It is longer than a block, so that nothing can be said of its columns.
+    #[error("longer than {} bytes", crate::line::BLOCK)]
+    TooLong,
+}
+
+/// The first bad line of a batch, for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FirstBad {
+    /// Its place in the batch, from 0.
+    pub line: u64,
+    /// What is wrong with it.
+    pub reason: Reason,
+}
+
+/// What was found in one batch.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Findings {
+    /// All lines as read.
+    pub read: Sums,
+    /// Those that go into the file.
+    pub written: Sums,
+    /// Those set aside.
+    pub rejected: Sums,
+    /// Header lines that `processor_csv_header` dropped.
+    pub header_lines: u64,
+    /// Lines with a wrong column count, passed or set aside.
+    pub bad_lines: u64,
+    /// The first of them.
+    pub first_bad: Option<FirstBad>,
+}
+
+/// The parse stage of one pack thread; keeps its buffers from batch to batch.
+#[derive(Debug)]
+pub struct Checker {
+    options: Options,
+    /// What goes into the file when that is not the batch itself.
+    out: Vec<u8>,
+    /// Lines set aside, each after its reason: `reason` tab `line`.
+    rejects: Vec<u8>,
+    times: Vec<Range<usize>>,
+    stamps: Stamps,
+}
+
+impl Checker {
+    /// A checker with empty buffers.
+    pub fn new(options: Options) -> Self {
+        let stamps = Stamps { zone: options.convert_to.unwrap_or_default(), minute: None };
+        Self { options, out: Vec::new(), rejects: Vec::new(), times: Vec::new(), stamps }
+    }
+
+    /// Checks one batch. Returns what was found, the bytes for the file, and the lines for `rejects/`; both are valid
+    /// until the next call.
+    pub fn check<'a>(&'a mut self, batch: &'a Batch) -> (Findings, &'a [u8], &'a [u8]) {
+        self.out.clear();
+        self.rejects.clear();
+        let bytes = batch.block.filled();
+        let mut findings = Findings::default();
+        let copies = batch.schema.is_some() && self.copies() || batch.splits_line() && self.sets_aside();
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (line, is_part) = next_line(batch, bytes, rest);
+            rest = &rest[line.len()..];
+            self.line(batch, line, is_part, copies, &mut findings);
+        }
+        (findings, if copies { &self.out } else { bytes }, &self.rejects)
+    }
+
+    fn copies(&self) -> bool {
+        self.options.header != HeaderMode::Keep || self.options.convert_to.is_some() || self.sets_aside()
+    }
+
+    fn sets_aside(&self) -> bool {
+        self.options.bad_lines == BadLines::Quarantine
+    }
+
+    fn line(&mut self, batch: &Batch, line: &[u8], part: Part, copies: bool, findings: &mut Findings) {
+        let counts = u64::from(matches!(part, Part::Whole | Part::Last));
+        let mut sums = Sums { lines: counts, bytes: line.len() as u64, packets: 0, octets: 0 };
+        let schema = batch.schema.as_ref();
+        let is_header = part == Part::Whole && schema.is_some_and(|schema| schema.is_repeated_by(line));
+        let reason = match (part, schema) {
+            (Part::Whole, Some(schema)) if !is_header => {
+                let fields = self.fields(schema, line);
+                (sums.packets, sums.octets) = (fields.packets, fields.octets);
+                let expected = schema.columns();
+                (fields.count != expected).then_some(Reason::Columns { found: fields.count, expected })
+            }
+            (Part::Whole, _) => None,
+            _ => Some(Reason::TooLong),
+        };
+        findings.read.add(&sums);
+        if let Some(reason) = reason {
+            findings.first_bad.get_or_insert(FirstBad { line: findings.read.lines.saturating_sub(counts), reason });
+            findings.bad_lines += counts;
+            if self.sets_aside() {
+                findings.rejected.add(&sums);
+                self.set_aside(reason, line, part);
+                return;
+            }
+        } else if is_header && self.options.header != HeaderMode::Keep {
+            findings.header_lines += 1;
+            return;
+        }
+        findings.written.add(&sums);
+        if copies {
+            match (reason, schema) {
+                (None, Some(_)) if self.options.convert_to.is_some() && !is_header => self.convert(line),
+                _ => self.out.extend_from_slice(line),
+            }
+        }
+    }
+
+    /// Counts the fields of a whole line, reads the two sums and notes where the times stand.
+    fn fields(&mut self, schema: &Schema, line: &[u8]) -> Fields {
+        let text = trim_line_end(line);
+        let mut fields = Fields { count: 1, packets: 0, octets: 0 };
+        if text.is_empty() {
+            fields.count = 0;
+            return fields;
+        }
+        self.times.clear();
+        let wanted = schema.packets().max(schema.octets()).max(schema.times().last().copied());
+        let mut start = 0;
+        let mut end_of = |index: usize, start: usize, end: usize| {
+            if schema.packets() == Some(index) {
+                fields.packets = number(&text[start..end]);
+            } else if schema.octets() == Some(index) {
+                fields.octets = number(&text[start..end]);
+            } else if self.options.convert_to.is_some() && schema.times().contains(&index) {
+                self.times.push(start..end);
+            }
+        };
+        let mut index = 0;
+        for end in memchr_iter(schema.separator(), text) {
+            if Some(index) <= wanted {
+                end_of(index, start, end);
+            }
+            index += 1;
+            start = end + 1;
+        }
+        end_of(index, start, text.len());
+        fields.count = index + 1;
+        fields
+    }
+
+    /// Copies a line with its time columns rewritten.
+    fn convert(&mut self, line: &[u8]) {
+        let mut from = 0;
+        for time in &self.times {
+            self.out.extend_from_slice(&line[from..time.start]);
+            self.stamps.convert(&line[time.clone()], &mut self.out);
+            from = time.end;
+        }
+        self.out.extend_from_slice(&line[from..]);
+    }
+
+    fn set_aside(&mut self, reason: Reason, line: &[u8], part: Part) {
+        use std::io::Write;
+        if matches!(part, Part::Whole | Part::First) {
+            // A Vec takes every write.
+            let _ = write!(self.rejects, "{reason}\t");
+        }
+        self.rejects.extend_from_slice(line);
+        if matches!(part, Part::Whole | Part::Last) && !line.ends_with(b"\n") {
+            self.rejects.push(b'\n');
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Fields {
+    count: usize,
+    packets: u64,
+    octets: u64,
+}
+
+/// How much of a line a piece of a batch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Whole,
+    First,
+    Middle,
+    Last,
+}
+
+fn next_line<'a>(batch: &Batch, bytes: &[u8], rest: &'a [u8]) -> (&'a [u8], Part) {
+    let len = memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
+    let is_first = rest.len() == bytes.len();
+    let begins = !(is_first && batch.starts_mid_line);
+    let ends = !(len == rest.len() && batch.ends_mid_line);
+    let part = match (begins, ends) {
+        (true, true) => Part::Whole,
+        (true, false) => Part::First,
+        (false, false) => Part::Middle,
+        (false, true) => Part::Last,
+    };
+    (&rest[..len], part)
+}
+
+/// The number that a field holds; 0 when it is not an unsigned decimal number.
+fn number(field: &[u8]) -> u64 {
+    let mut value = 0u64;
+    for b in field {
+        let digit = b.wrapping_sub(b'0');
+        if digit > 9 {
+            return 0;
+        }
+        value = value.wrapping_mul(10).wrapping_add(u64::from(digit));
+    }
+    value
+}
+
+impl Batch {
+    fn splits_line(&self) -> bool {
+        self.starts_mid_line || self.ends_mid_line
+    }
+}
+
+/// Rewrites UTC stamps into a zone, in the shapes that nfacctd prints: `2025-11-27 02:20:30.123456` keeps its shape,
+/// RFC 3339 (`2025-11-27T02:20:30.123456Z` or `+00:00`) gets the zone's offset. Seconds since 1970 have no zone and
+/// stay, as does everything else.
+#[derive(Debug)]
+struct Stamps {
+    zone: Zone,
+    /// The last minute that was converted: neighbouring rows share it, and zones differ by whole minutes.
+    minute: Option<Minute>,
+}
+
+#[derive(Debug)]
+struct Minute {
+    utc: [u8; MINUTE_LEN],
+    local: [u8; MINUTE_LEN],
+    offset: [u8; OFFSET_LEN],
+}
+
+/// Length of `2025-11-27 02:20`.
+const MINUTE_LEN: usize = 16;
+/// Length of `+08:00`.
+const OFFSET_LEN: usize = 6;
+
+impl Stamps {
+    fn convert(&mut self, stamp: &[u8], out: &mut Vec<u8>) {
+        let suffix = [&b"Z"[..], b"+00:00", b"-00:00"].into_iter().find(|suffix| stamp.ends_with(suffix));
+        let body = &stamp[..stamp.len() - suffix.map_or(0, <[u8]>::len)];
+        let has_shape = body.get(10).is_some_and(|b| *b == if suffix.is_some() { b'T' } else { b' ' });
+        let Some((minute, seconds)) = body.split_first_chunk::<MINUTE_LEN>().filter(|_| has_shape) else {
+            out.extend_from_slice(stamp);
+            return;
+        };
+        if self.minute.as_ref().is_none_or(|known| known.utc != *minute) {
+            self.minute = self.look_up(minute);
+        }
+        match &self.minute {
+            Some(known) => {
+                out.extend_from_slice(&known.local);
+                out.extend_from_slice(seconds);
+                if suffix.is_some() {
+                    out.extend_from_slice(&known.offset);
+                }
+            }
+            None => out.extend_from_slice(stamp),
+        }
+    }
+
+    fn look_up(&self, utc: &[u8; MINUTE_LEN]) -> Option<Minute> {
+        let text = std::str::from_utf8(utc).ok()?;
+        let shape = if utc[10] == b'T' { "%Y-%m-%dT%H:%M" } else { "%Y-%m-%d %H:%M" };
+        let at: DateTime<Utc> = NaiveDateTime::parse_from_str(text, shape).ok()?.and_utc();
+        let local = self.zone.local(at);
+        if local.offset().local_minus_utc() % 60 != 0 {
+            return None;
+        }
+        let offset = local.format("%:z").to_string();
+        let local = local.format(shape).to_string();
+        Some(Minute { utc: *utc, local: local.as_bytes().try_into().ok()?, offset: offset.as_bytes().try_into().ok()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::line::{Batcher, Block, Cut, Limits};
+
+    /// The batches that `text` becomes with blocks of `block` bytes.
+    fn batches(text: &[u8], block: usize) -> Vec<Batch> {
+        let hour = std::time::Duration::from_secs(3600);
+        let limits = Limits { batch_age: hour, file_age: hour, file_bytes: 1 << 40, seal_on_new_header: false };
+        let now = Instant::now();
+        let mut batcher = Batcher::new(limits);
+        let mut out = Vec::new();
+        let mut rest = text;
+        loop {
+            if batcher.wants_block() {
+                batcher.give(Block::new(block));
+            }
+            let len = batcher.space().len().min(rest.len());
+            batcher.space()[..len].copy_from_slice(&rest[..len]);
+            batcher.filled(len, now);
+            rest = &rest[len..];
+            if rest.is_empty() {
+                batcher.close();
+            }
+            while let Some(cut) = batcher.poll(now) {
+                match cut {
+                    Cut::Batch(batch) => out.push(batch),
+                    Cut::Seal => return out,
+                }
+            }
+        }
+    }
+
+    /// Everything that one stream yields: findings summed, file bytes and rejects joined.
+    fn check(options: &Options, text: &[u8], block: usize) -> (Findings, String, String) {
+        let mut checker = Checker::new(options.clone());
+        let mut all = Findings::default();
+        let (mut file, mut rejects) = (Vec::new(), Vec::new());
+        for batch in batches(text, block) {
+            let (found, out, set_aside) = checker.check(&batch);
+            let base = all.read.lines;
+            all.read.add(&found.read);
+            all.written.add(&found.written);
+            all.rejected.add(&found.rejected);
+            all.header_lines += found.header_lines;
+            all.bad_lines += found.bad_lines;
+            let first = found.first_bad.map(|bad| FirstBad { line: base + bad.line, ..bad });
+            all.first_bad = all.first_bad.or(first);
+            file.extend_from_slice(out);
+            rejects.extend_from_slice(set_aside);
+        }
+        let utf8 = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (all, utf8(file), utf8(rejects))
+    }
+
+    const TEXT: &str =
+        "SRC_IP,PACKETS,BYTES\n10.0.0.1,2,300\nSRC_IP,PACKETS,BYTES\n10.0.0.2,3\n10.0.0.3,x,400\n10.0.0.4,5,600";
+
+    #[test]
+    fn by_default_bytes_in_are_bytes_out_and_sums_are_true() {
+        let (found, file, rejects) = check(&Options::default(), TEXT.as_bytes(), 4096);
+        assert_eq!((file.as_str(), rejects.as_str()), (TEXT, ""));
+        assert_eq!(found.read, Sums { lines: 6, bytes: TEXT.len() as u64, packets: 10, octets: 1300 });
+        assert_eq!(found.written, found.read);
+        let reason = Reason::Columns { found: 2, expected: 3 };
+        assert_eq!((found.bad_lines, found.first_bad), (1, Some(FirstBad { line: 3, reason })));
+    }
+
+    #[test]
+    fn bad_lines_go_aside_and_headers_go_when_told() {
+        let options = Options { header: HeaderMode::None, bad_lines: BadLines::Quarantine, ..Options::default() };
+        let (found, file, rejects) = check(&options, TEXT.as_bytes(), 4096);
+        assert_eq!(file, "10.0.0.1,2,300\n10.0.0.3,x,400\n10.0.0.4,5,600");
+        assert_eq!(rejects, "2 columns, the header has 3\t10.0.0.2,3\n");
+        assert_eq!((found.header_lines, found.rejected.lines, found.written.lines), (2, 1, 3));
+        let accounted = found.written.lines + found.rejected.lines + found.header_lines;
+        assert_eq!(found.read.lines, accounted);
+    }
+
+    #[test]
+    fn a_line_longer_than_a_block_is_one_bad_line() {
+        let text = format!("SRC_IP,PACKETS\n1.1.1.1,2\n{},9\n1.1.1.2,4\n", "7".repeat(100));
+        let (found, file, _) = check(&Options::default(), text.as_bytes(), 32);
+        assert_eq!(file, text);
+        assert_eq!((found.read.lines, found.bad_lines, found.read.packets), (4, 1, 6));
+        let options = Options { bad_lines: BadLines::Quarantine, ..Options::default() };
+        let (found, file, rejects) = check(&options, text.as_bytes(), 32);
+        assert_eq!(file, "SRC_IP,PACKETS\n1.1.1.1,2\n1.1.1.2,4\n");
+        assert_eq!(rejects, format!("longer than 1048576 bytes\t{},9\n", "7".repeat(100)));
+        assert_eq!((found.rejected.lines, found.written.lines), (1, 3));
+    }
+
+    #[test]
+    fn times_move_into_the_zone_in_their_own_shape() {
+        let options = Options { convert_to: Zone::parse("Asia/Shanghai"), ..Options::default() };
+        let text = "TIMESTAMP_MIN,PACKETS,TIMESTAMP_MAX\n\
+            2025-11-27 02:20:30.123456,1,2025-11-27 18:59:59.9\n\
+            2025-11-27T02:20:30.5Z,1,2025-11-27T02:20:30+00:00\n\
+            1764210030.123456,1,0000-00-00 00:00:00\n\
+            2025-11-27T02:20:30+02:00,1,\n";
+        let (found, file, _) = check(&options, text.as_bytes(), 4096);
+        let expected = "TIMESTAMP_MIN,PACKETS,TIMESTAMP_MAX\n\
+            2025-11-27 10:20:30.123456,1,2025-11-28 02:59:59.9\n\
+            2025-11-27T10:20:30.5+08:00,1,2025-11-27T10:20:30+08:00\n\
+            1764210030.123456,1,0000-00-00 00:00:00\n\
+            2025-11-27T02:20:30+02:00,1,\n";
+        assert_eq!(file, expected);
+        assert_eq!((found.written.packets, found.bad_lines), (4, 0));
+    }
+
+    #[test]
+    fn without_a_header_nothing_is_judged() {
+        let options = Options { header: HeaderMode::None, bad_lines: BadLines::Quarantine, ..Options::default() };
+        let (found, file, _) = check(&options, b"1,2\n3\n\n", 4096);
+        assert_eq!((file.as_str(), found.read.lines, found.bad_lines), ("1,2\n3\n\n", 3, 0));
+    }
 }

@@ -33,6 +33,21 @@ impl Block {
         &self.bytes[..self.len]
     }
 
+    /// The block with nothing in it; its memory stays.
+    #[must_use]
+    pub fn emptied(mut self) -> Self {
+        self.len = 0;
+        self
+    }
+
+    /// Appends as many of `bytes` as fit; returns how many.
+    pub fn append(&mut self, bytes: &[u8]) -> usize {
+        let len = bytes.len().min(self.bytes.len() - self.len);
+        self.bytes[self.len..self.len + len].copy_from_slice(&bytes[..len]);
+        self.len += len;
+        len
+    }
+
     fn is_full(&self) -> bool {
         self.len == self.bytes.len()
     }
@@ -132,8 +147,8 @@ impl Batcher {
     /// Hands over an empty block; what was left of the one before moves into it.
     pub fn give(&mut self, mut block: Block) {
         debug_assert!(self.block.is_none() && self.carry.len() <= block.bytes.len());
-        block.len = self.carry.len();
-        block.bytes[..block.len].copy_from_slice(&self.carry);
+        block.len = 0;
+        block.append(&self.carry);
         self.carry.clear();
         self.scanned = 0;
         self.block = Some(block);

@@ -1,4 +1,18 @@
-//! Batch → Packed: check the lines, gzip the batch. No threads here.
+//! Batch → Packed: check the lines, gzip the batch. No threads and no files here.
+//!
+//! A piece is one batch as raw deflate (RFC 1951), ended by a sync flush: a byte boundary, so that pieces packed on
+//! different cores stand one after the other in one gzip member, and a torn file is cut back to its last whole piece.
+//! A piece may refer to the 32 KiB before it only when it was packed with the very state that packed its predecessor in
+//! the same file; [`Relay`] hands that state on. So a slow probe's small pieces compress as one stream, and under load
+//! pieces become independent, and parallel, by themselves.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use flate2::{Compress, Compression, FlushCompress, Status};
+
+use crate::check::{self, Checker, Findings};
+use crate::line::{BLOCK, Batch, Block};
+use crate::schema::Schema;
 
 /// `processor_gzip_level`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -8,4 +22,247 @@ pub enum Level {
     Auto,
     /// flate2 at 1 to 9.
     Zlib(u32),
+}
+
+/// Raw deflate that ends at a byte boundary, and what the gzip trailer must know of it.
+#[derive(Debug, Default, Clone)]
+pub struct Piece {
+    /// The deflate blocks; empty for no bytes.
+    pub deflate: Vec<u8>,
+    /// CRC-32 (RFC 1952) of the bytes it unpacks to.
+    pub crc: u32,
+    /// How many bytes it unpacks to.
+    pub len: u64,
+}
+
+/// One batch, done: what the spool appends.
+#[derive(Debug)]
+pub struct Packed {
+    /// What goes into the file.
+    pub piece: Piece,
+    /// What the lines said.
+    pub findings: Findings,
+    /// Lines to set aside, each after its reason and a tab.
+    pub rejects: Vec<u8>,
+    /// The header in force.
+    pub schema: Option<Arc<Schema>>,
+    /// The last line goes on in the next piece: no cut is allowed after this one.
+    pub ends_mid_line: bool,
+}
+
+/// The compressor's state from the end of one piece to the start of the next, in stream order.
+///
+/// At most one state rests here. Who packs piece n takes it when it is the state that packed piece n - 1; else piece n
+/// stands alone.
+#[derive(Debug, Default)]
+pub struct Relay(Mutex<Option<Resting>>);
+
+#[derive(Debug)]
+struct Resting {
+    after: u64,
+    codec: Box<Codec>,
+}
+
+impl Relay {
+    /// The state after piece `number - 1`, when it rests here.
+    fn take(&self, number: u64) -> Option<Box<Codec>> {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let resting = slot.take_if(|resting| resting.after + 1 == number)?;
+        Some(resting.codec)
+    }
+
+    /// Leaves the state after piece `number`; returns the one that rested here, for later use. An older state than
+    /// the resting one comes straight back.
+    fn leave(&self, number: u64, codec: Box<Codec>) -> Option<Box<Codec>> {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.as_ref().is_some_and(|resting| resting.after > number) {
+            return Some(codec);
+        }
+        slot.replace(Resting { after: number, codec }).map(|resting| resting.codec)
+    }
+}
+
+/// Packs batches; one for each pack thread.
+#[derive(Debug)]
+pub struct Packer {
+    checker: Checker,
+    level: Level,
+    relay: Arc<Relay>,
+    /// A state whose history nobody needs; made at first use.
+    spare: Option<Box<Codec>>,
+}
+
+impl Packer {
+    /// A packer with the settings of the parse stage, the level, and the relay that all packers of the pipeline share.
+    pub fn new(options: check::Options, level: Level, relay: Arc<Relay>) -> Self {
+        Self { checker: Checker::new(options), level, relay, spare: None }
+    }
+
+    /// Packs batch `number` (consecutive from 0 in stream order) into `deflate`, whose old content is dropped and whose
+    /// memory is used again. Gives the block back, empty.
+    pub fn pack(&mut self, number: u64, batch: Batch, mut deflate: Vec<u8>) -> (Packed, Block) {
+        deflate.clear();
+        let (findings, bytes, rejects) = self.checker.check(&batch);
+        let rejects = rejects.to_vec();
+        let mut piece = Piece { deflate, crc: crc32fast::hash(bytes), len: bytes.len() as u64 };
+        let before = self.relay.take(number).filter(|_| !batch.starts_file);
+        let follows = before.is_some();
+        let mut codec = before.or_else(|| self.spare.take()).unwrap_or_else(|| Box::new(Codec::new(self.level)));
+        if !bytes.is_empty() {
+            codec.encode(bytes, follows, &mut piece.deflate);
+        } else if !follows {
+            codec.forget();
+        }
+        if let Some(codec) = self.relay.leave(number, codec) {
+            self.spare = Some(codec);
+        }
+        let packed =
+            Packed { piece, findings, rejects, schema: batch.schema.clone(), ends_mid_line: batch.ends_mid_line };
+        (packed, batch.block.emptied())
+    }
+}
+
+/// `bytes` as a piece that stands alone; for the header line that `processor_csv_header: each-file` puts first.
+pub fn lone_piece(bytes: &[u8]) -> Piece {
+    let mut deflate = Vec::new();
+    if !bytes.is_empty() {
+        Codec::new(Level::Zlib(6)).encode(bytes, false, &mut deflate);
+    }
+    Piece { deflate, crc: crc32fast::hash(bytes), len: bytes.len() as u64 }
+}
+
+/// A deflate encoder with its window.
+#[derive(Debug)]
+enum Codec {
+    Zlib(Compress),
+}
+
+impl Codec {
+    fn new(level: Level) -> Self {
+        let level = match level {
+            Level::Auto => 6,
+            Level::Zlib(level) => level.clamp(1, 9),
+        };
+        Self::Zlib(Compress::new(Compression::new(level), false))
+    }
+
+    /// Appends `bytes` as deflate ended by a sync flush. `follows`: the window of the call before may be referred to.
+    fn encode(&mut self, bytes: &[u8], follows: bool, out: &mut Vec<u8>) {
+        if !follows {
+            self.forget();
+        }
+        match self {
+            Self::Zlib(compress) => deflate_sync(compress, bytes, out),
+        }
+    }
+
+    /// Makes the next piece stand alone.
+    fn forget(&mut self) {
+        match self {
+            Self::Zlib(compress) => compress.reset(),
+        }
+    }
+}
+
+/// Room that one call to zlib gets; from the usual size of a packed block, so that one or two calls do.
+const ROOM: usize = BLOCK / 3;
+
+fn deflate_sync(compress: &mut Compress, bytes: &[u8], out: &mut Vec<u8>) {
+    let start = compress.total_in();
+    loop {
+        out.reserve(ROOM.min(bytes.len() / 2 + 64));
+        let done = usize::try_from(compress.total_in() - start).unwrap_or(usize::MAX);
+        let status = compress.compress_vec(&bytes[done..], out, FlushCompress::Sync);
+        let all_in = compress.total_in() - start == bytes.len() as u64;
+        // Output room left over means that the flush is complete; none left means "ask again".
+        if all_in && out.len() < out.capacity() {
+            return;
+        }
+        // zlib's deflate fails only on a spoilt state, which safe code cannot make; BufError is "ask again" too.
+        debug_assert!(matches!(status, Ok(Status::Ok | Status::BufError)), "{status:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::time::Instant;
+
+    use super::*;
+
+    fn batch(bytes: &[u8], starts_file: bool) -> Batch {
+        let mut block = Block::new(bytes.len());
+        block.append(bytes);
+        Batch {
+            block,
+            schema: None,
+            starts_mid_line: false,
+            ends_mid_line: false,
+            starts_file,
+            arrived: Instant::now(),
+        }
+    }
+
+    fn inflate(deflate: &[u8]) -> Vec<u8> {
+        let mut whole = deflate.to_vec();
+        whole.extend_from_slice(&[3, 0]);
+        let mut out = Vec::new();
+        flate2::read::DeflateDecoder::new(&whole[..]).read_to_end(&mut out).unwrap();
+        out
+    }
+
+    fn rows(from: usize, count: usize) -> Vec<u8> {
+        (from..from + count).flat_map(|i| format!("10.0.{}.{},{i},{}\n", i % 7, i % 250, i * 37).into_bytes()).collect()
+    }
+
+    #[test]
+    fn pieces_put_together_are_the_bytes_however_they_were_shared_out() {
+        for order in [[0, 0, 0, 0], [0, 1, 0, 1], [1, 1, 0, 0]] {
+            let relay = Arc::new(Relay::default());
+            let new = || Packer::new(check::Options::default(), Level::Zlib(6), Arc::clone(&relay));
+            let mut packers = [new(), new()];
+            let mut whole = Vec::new();
+            let mut plain = Vec::new();
+            for (number, who) in order.into_iter().enumerate() {
+                let bytes = rows(number * 500, 500);
+                let (packed, _) = packers[who].pack(number as u64, batch(&bytes, number == 0), Vec::new());
+                assert!(packed.piece.deflate.ends_with(&[0, 0, 0xff, 0xff]));
+                assert_eq!(packed.piece.crc, crc32fast::hash(&bytes));
+                whole.extend(packed.piece.deflate);
+                plain.extend(bytes);
+            }
+            assert_eq!(inflate(&whole), plain);
+        }
+    }
+
+    #[test]
+    fn a_piece_that_starts_a_file_stands_alone_and_one_that_lost_its_predecessor_too() {
+        let relay = Arc::new(Relay::default());
+        let new = || Packer::new(check::Options::default(), Level::Zlib(6), Arc::clone(&relay));
+        let (mut a, mut b) = (new(), new());
+        let bytes = rows(0, 300);
+        let alone = a.pack(0, batch(&bytes, true), Vec::new()).0.piece.deflate;
+        let follows = a.pack(1, batch(&bytes, false), Vec::new()).0.piece.deflate;
+        assert!(follows.len() < alone.len() / 4, "the window is used: {} of {}", follows.len(), alone.len());
+        let starts = a.pack(2, batch(&bytes, true), Vec::new()).0.piece.deflate;
+        assert_eq!(inflate(&starts), bytes);
+        // Piece 4 is done before piece 3, as under load.
+        let four = b.pack(4, batch(&bytes, false), Vec::new()).0.piece.deflate;
+        assert_eq!(inflate(&four), bytes);
+        let three = a.pack(3, batch(&bytes, false), Vec::new()).0.piece.deflate;
+        let five = b.pack(5, batch(&bytes, false), Vec::new()).0.piece.deflate;
+        let together = [starts, three, four, five].concat();
+        assert_eq!(inflate(&together), bytes.repeat(4));
+    }
+
+    #[test]
+    fn no_lines_make_no_piece() {
+        let options = check::Options { header: check::HeaderMode::None, ..check::Options::default() };
+        let mut packer = Packer::new(options, Level::default(), Arc::default());
+        let header = b"SRC_IP,PACKETS\n";
+        let batch = Batch { schema: Schema::from_line(header), ..batch(header, true) };
+        let packed = packer.pack(0, batch, vec![1, 2, 3]).0;
+        assert!(packed.piece.deflate.is_empty() && packed.piece.len == 0);
+        assert_eq!(packed.findings.header_lines, 1);
+    }
 }

@@ -52,6 +52,16 @@ pub struct Sums {
     pub octets: u64,
 }
 
+impl Sums {
+    /// Adds `other`; the sums of foreign numbers wrap rather than fail.
+    pub fn add(&mut self, other: &Self) {
+        self.lines += other.lines;
+        self.bytes += other.bytes;
+        self.packets = self.packets.wrapping_add(other.packets);
+        self.octets = self.octets.wrapping_add(other.octets);
+    }
+}
+
 impl Flow {
     /// Adds one batch.
     pub fn add(&self, sums: &Sums) {
