@@ -3,6 +3,7 @@
 pub mod check;
 pub mod clock;
 pub mod line;
+pub mod log;
 pub mod pack;
 pub mod pipeline;
 pub mod remote;

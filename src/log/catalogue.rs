@@ -1,0 +1,468 @@
+//! Every event that an operator can meet, once: its level, its stable name, its fields, and its text in both languages.
+//!
+//! An entry reads
+//!
+//! ```text
+//! Level Variant "stable_name" [per(subject fields)] { field: Type, … }
+//!     zh "text with {field}"
+//!     en "text with {field}"
+//!     [=> { shown = expression of the fields }]
+//! ```
+//!
+//! `per(…)` marks a fault that may come in a flood: the same event with the same subject is said once a minute with its
+//! count; `per()` without fields knows one subject only. A [`Duration`] shows as seconds without a unit, and its JSON
+//! field ends in `_sec`. Names and fields of the JSON form are a contract: add, never rename.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::line::json_string;
+use super::{Lang, Level};
+
+/// What the catalogue says of one kind of event.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// The stable name in the JSON form.
+    pub name: &'static str,
+    /// How much it matters.
+    pub level: Level,
+    /// Its template in Chinese.
+    pub zh: &'static str,
+    /// Its template in English.
+    pub en: &'static str,
+}
+
+macro_rules! catalogue {
+    ($(
+        $(#[$doc:meta])*
+        $level:ident $variant:ident $name:literal $(per($($subject:ident),*))? $({
+            $($(#[$field_doc:meta])* $field:ident: $type:ty),* $(,)?
+        })?
+            zh $zh:literal
+            en $en:literal
+            $(=> { $($shown:ident = $expression:expr),* $(,)? })?
+    )*) => {
+        /// Something that an operator can meet in the log.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        #[allow(missing_docs, reason = "a field's name and type say what it is; units are in the name or documented")]
+        pub enum Event {
+            $($(#[$doc])* $variant $({ $($(#[$field_doc])* $field: $type),* })?),*
+        }
+
+        impl Event {
+            /// The whole catalogue, in its own order.
+            pub const CATALOGUE: &'static [Entry] =
+                &[$(Entry { name: $name, level: Level::$level, zh: $zh, en: $en }),*];
+
+            /// The stable name in the JSON form.
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$variant { .. } => $name),* }
+            }
+
+            /// How much it matters.
+            pub fn level(&self) -> Level {
+                match self { $(Self::$variant { .. } => Level::$level),* }
+            }
+
+            /// The text; foreign characters in it are not escaped yet.
+            #[allow(unused_variables, clippy::useless_format, reason = "not every text shows every field")]
+            pub fn message(&self, lang: Lang) -> String {
+                match self {
+                    $(Self::$variant $({ $($field),* })? => {
+                        $($(let $shown = $expression;)*)?
+                        $($(let $field = $field.text();)*)?
+                        match lang { Lang::Zh => format!($zh), Lang::En => format!($en) }
+                    })*
+                }
+            }
+
+            /// Names and JSON values of the fields.
+            pub(super) fn fields(&self) -> Vec<(String, String)> {
+                match self {
+                    $(Self::$variant $({ $($field),* })? => {
+                        vec![$($((Field::name($field, stringify!($field)), Field::json($field))),*)?]
+                    })*
+                }
+            }
+
+            /// What the event is about, for events that are summed up; `None` for those that are always said.
+            #[allow(unused_variables, unreachable_code, reason = "most events are not summed up")]
+            pub(super) fn subject(&self) -> Option<String> {
+                match self {
+                    $(Self::$variant $({ $($field),* })? => {
+                        $(let subject: &[String] = &[$(Field::text($subject)),*];
+                        return Some(subject.join("\n"));)?
+                        None
+                    })*
+                }
+            }
+
+            /// One of each, for tests of the whole catalogue.
+            #[cfg(test)]
+            pub(crate) fn samples() -> Vec<Self> {
+                vec![$(Self::$variant $({ $($field: Field::sample()),* })?),*]
+            }
+        }
+    };
+}
+
+catalogue! {
+    // Start and configuration.
+
+    /// The configuration was read and is whole.
+    Info ConfigLoaded "config_loaded" { /** `host:port`, or `none` without upload. */ ftp: String, rotate_interval: Duration, /** MiB. */ rotate_mb: u64, upload_interval: Duration }
+        zh "配置加载成功: FTP={ftp}, 滚动间隔={rotate_interval}s, 滚动大小={rotate_mb}MB, 上传间隔={upload_interval}s"
+        en "configuration loaded: FTP={ftp}, rotate interval={rotate_interval}s, rotate size={rotate_mb}MB, upload interval={upload_interval}s"
+
+    /// The configuration works, but something in it does nothing or not what it seems.
+    Warn ConfigWarning "config_warning" { path: PathBuf, /** 0 when it is about no line. */ line: u64, text: String }
+        zh "配置警告 {place}: {text}"
+        en "configuration {place}: {text}"
+        => { place = place(path, *line) }
+
+    /// The configuration file holds a password that others may read.
+    Warn ConfigPublic "config_public" { path: PathBuf }
+        zh "配置文件 {path} 含有密码，但其他用户可以读取；请执行 chmod 600 {path}"
+        en "{path} holds a password and others may read it; run chmod 600 {path}"
+
+    /// A key asks for something that this version does not do yet.
+    Warn FeatureLater "feature_later" { key: &'static str, value: String }
+        zh "{key}: {value} 在此版本中尚未实现，已忽略"
+        en "{key}: {value} is not built in this version yet and does nothing"
+
+    /// The program is up.
+    Info Started "started" { version: String, source: String, pid: u64 }
+        zh "processor {version} 已启动，数据来源: {source}，进程号: {pid}"
+        en "processor {version} started, source: {source}, pid: {pid}"
+
+    /// The data directory is ours and can be written.
+    Info DataDirReady "data_dir_ready" { path: PathBuf }
+        zh "数据目录已就绪: {path}"
+        en "data directory ready: {path}"
+
+    // Reading and checking.
+
+    /// The input has no more.
+    Info InputEnded "input_ended"
+        zh "输入已结束，正在封存文件"
+        en "input ended, sealing the file"
+
+    /// Lines whose columns are not the header's.
+    Warn BadLines "bad_lines" per(reason) { count: u64, /** Number of the first one since the start, from 1. */ first_line: u64, reason: String }
+        zh "发现 {count} 行异常数据，首行号 {first_line}: {reason}"
+        en "{count} bad lines, the first is line {first_line}: {reason}"
+
+    /// The header changed while the program ran.
+    Warn HeaderChanged "header_changed" per() { line: u64, old: String, new: String }
+        zh "第 {line} 行的表头发生变化: {old} -> {new}"
+        en "the header changed at line {line}: {old} -> {new}"
+
+    /// The rejects directory is at its bound; rejected lines are only counted from here on.
+    Warn RejectsFull "rejects_full" per(path) { path: PathBuf, /** Bytes. */ limit: u64 }
+        zh "{path} 已达上限 {limit}；后续异常行只计数，不再保存"
+        en "{path} is at its limit of {limit}; further rejected lines are counted and not kept"
+        => { limit = megabytes(*limit) }
+
+    // Spool.
+
+    /// A segment was sealed.
+    Info FileRotated "file_rotated" { path: PathBuf, raw_bytes: u64, duration: Duration }
+        zh "rotate file: {path} size={size} duration={duration}s"
+        en "rotate file: {path} size={size} duration={duration}s"
+        => { size = megabytes(*raw_bytes) }
+
+    /// A `.part` of an earlier life was made whole.
+    Warn SegmentSalvaged "segment_salvaged" { path: PathBuf, lines: u64, /** Compressed bytes behind the last whole piece. */ cut_bytes: u64 }
+        zh "已修复上次未完成的文件: {path}，保留 {lines} 行，截去尾部 {cut_bytes} 字节"
+        en "made the file of an earlier run whole: {path}, {lines} lines kept, {cut_bytes} bytes of torn tail cut"
+
+    /// A `.part` of an earlier life could not be made whole and was moved out of the way.
+    Error SegmentSetAside "segment_set_aside" { path: PathBuf, kept_as: PathBuf, error: String }
+        zh "无法修复上次未完成的文件: {path}: {error}；已保留为 {kept_as}"
+        en "the file of an earlier run cannot be made whole: {path}: {error}; it is kept as {kept_as}"
+
+    /// The disk refused a write; it is tried again and nothing is lost meanwhile.
+    Error SpoolWriteFailed "spool_write_failed" per(path, error) { path: PathBuf, error: String, retry_in: Duration }
+        zh "写入失败: {path}: {error}；{retry_in}s 后重试"
+        en "write failed: {path}: {error}; retry in {retry_in}s"
+
+    /// The disk takes writes again.
+    Info SpoolWriteRecovered "spool_write_recovered" { path: PathBuf }
+        zh "写入恢复正常: {path}"
+        en "writes work again: {path}"
+
+    /// The data directory is at its limit, and reading stops until there is room.
+    Warn SpoolFull "spool_full" per(path) { path: PathBuf, /** Bytes of our files. */ used: u64, /** Bytes free on the file system. */ free: u64 }
+        zh "数据目录空间不足: {path}（已用 {used}，磁盘剩余 {free}），暂停读取"
+        en "no room in the data directory: {path} (used {used}, free on disk {free}); reading stops until there is"
+        => { used = megabytes(*used), free = megabytes(*free) }
+
+    /// The oldest segment went to make room, as `processor_spool_full: drop-oldest` asks.
+    Error SpoolDropped "spool_dropped" { path: PathBuf, bytes: u64, /** 0 when not known. */ lines: u64 }
+        zh "数据目录空间不足，已丢弃最旧的文件: {path}（{bytes} 字节，{lines} 行）"
+        en "no room in the data directory, dropped the oldest file: {path} ({bytes} bytes, {lines} lines)"
+
+    /// There is room again.
+    Info SpoolFree "spool_free" { path: PathBuf }
+        zh "数据目录空间已恢复: {path}，继续读取"
+        en "room in the data directory again: {path}; reading goes on"
+
+    // Upload.
+
+    /// The uploader runs.
+    Info UploaderStarted "uploader_started" { interval: Duration }
+        zh "FTP 上传器已启动，上传间隔: {interval}s"
+        en "FTP uploader started, upload interval: {interval}s"
+
+    /// `processor_upload: none`.
+    Info UploadOff "upload_off" { path: PathBuf }
+        zh "未启用上传，文件保留在 {path}"
+        en "upload is off, files stay in {path}"
+
+    /// The server has the file whole, and the local one is gone.
+    Info Uploaded "uploaded" { name: String, bytes: u64, duration: Duration }
+        zh "FTP 上传成功并删除本地文件: {name}"
+        en "FTP upload done, local file deleted: {name}"
+
+    /// One file was not taken; it waits for the next pass.
+    Error UploadFailed "upload_failed" per(name) { name: String, error: String }
+        zh "FTP 上传失败: {name}: {error}"
+        en "FTP upload failed: {name}: {error}"
+
+    /// The server as a whole is out of reach; the pass ended.
+    Error UploadPassFailed "upload_pass_failed" per(address, error) { address: String, error: String, retry_in: Duration }
+        zh "FTP 服务器不可用: {address}: {error}；{retry_in}s 后重试"
+        en "FTP server out of reach: {address}: {error}; retry in {retry_in}s"
+
+    /// A pass that had something to do has ended.
+    Debug UploadPassDone "upload_pass_done" { files: u64, bytes: u64, failed: u64, duration: Duration }
+        zh "上传轮次完成: 成功 {files} 个文件（{bytes} 字节），失败 {failed} 个，用时 {duration}s"
+        en "upload pass done: {files} files ({bytes} bytes) sent, {failed} failed, in {duration}s"
+
+    // End of life.
+
+    /// A signal asked for the end.
+    Info StopRequested "stop_requested" { /** Number of the signal. */ signal: i32 }
+        zh "收到信号 {signal}，正在退出；再次发送将立即退出"
+        en "{signal} received, stopping; a second one leaves at once"
+        => { signal = signal_name(*signal) }
+
+    /// The last upload pass begins.
+    Info Draining "draining" { files: u64, bytes: u64 }
+        zh "退出前上传剩余文件: {files} 个，{size}"
+        en "uploading what is left: {files} files, {size}"
+        => { size = megabytes(*bytes) }
+
+    /// Files wait in the data directory for the next start.
+    Warn FilesWait "files_wait" { files: u64 }
+        zh "{files} 个文件尚未上传，保留在数据目录中等待下次启动"
+        en "{files} files are not uploaded and wait in the data directory for the next start"
+
+    /// The last upload pass was cut by `processor_shutdown_timeout_sec`.
+    Warn DrainTimedOut "drain_timed_out" { limit: Duration }
+        zh "退出前上传在 {limit}s 内未完成，已中止"
+        en "the last upload pass did not end within {limit}s and was cut"
+
+    /// A stage failed for good; the program ends.
+    Error StageFailed "stage_failed" { stage: &'static str, error: String }
+        zh "{stage} 失败: {error}"
+        en "{stage} failed: {error}"
+
+    /// The last line: what passed in this run.
+    Info Finished "finished" { lines_read: u64, lines_written: u64, lines_rejected: u64, lines_dropped: u64, files_sealed: u64, files_uploaded: u64, files_waiting: u64, duration: Duration }
+        zh "已退出: 读取 {lines_read} 行，写入 {lines_written} 行，剔除 {lines_rejected} 行，丢弃 {lines_dropped} 行；生成文件 {files_sealed} 个，上传 {files_uploaded} 个，待上传 {files_waiting} 个；运行 {duration}s"
+        en "finished: {lines_read} lines read, {lines_written} written, {lines_rejected} rejected, {lines_dropped} dropped; {files_sealed} files sealed, {files_uploaded} uploaded, {files_waiting} waiting; ran {duration}s"
+
+    // Status report.
+
+    /// A report was not taken; its numbers stay in the totals.
+    Warn ReportFailed "report_failed" per(error) { error: String }
+        zh "状态上报失败: {error}"
+        en "status report failed: {error}"
+
+    /// A report was taken after one that was not.
+    Info ReportRecovered "report_recovered"
+        zh "状态上报恢复正常"
+        en "status reports work again"
+
+    // The log itself.
+
+    /// Lines found no room because stderr was blocked.
+    Warn LogLinesLost "log_lines_lost" { count: u64 }
+        zh "stderr 阻塞，丢失 {count} 条日志"
+        en "{count} log lines were lost because stderr took none"
+
+    /// A step of a room, or a warning of a library, for looking into a fault.
+    Debug Trace "trace" { target: String, text: String }
+        zh "{target}: {text}"
+        en "{target}: {text}"
+}
+
+/// A field's two forms.
+trait Field: Sized {
+    /// As it stands in a text.
+    fn text(&self) -> String;
+    /// As a JSON value.
+    fn json(&self) -> String;
+    /// The field's name in JSON.
+    fn name(&self, name: &str) -> String {
+        name.to_owned()
+    }
+    #[cfg(test)]
+    fn sample() -> Self;
+}
+
+macro_rules! number_field {
+    ($($type:ty),*) => {$(
+        impl Field for $type {
+            fn text(&self) -> String {
+                self.to_string()
+            }
+            fn json(&self) -> String {
+                self.to_string()
+            }
+            #[cfg(test)]
+            fn sample() -> Self {
+                15
+            }
+        }
+    )*};
+}
+
+number_field!(u64, i32);
+
+impl Field for String {
+    fn text(&self) -> String {
+        self.clone()
+    }
+    fn json(&self) -> String {
+        json_string(self)
+    }
+    #[cfg(test)]
+    fn sample() -> Self {
+        "a\nb".to_owned()
+    }
+}
+
+impl Field for &'static str {
+    fn text(&self) -> String {
+        (*self).to_owned()
+    }
+    fn json(&self) -> String {
+        json_string(self)
+    }
+    #[cfg(test)]
+    fn sample() -> Self {
+        "word"
+    }
+}
+
+impl Field for PathBuf {
+    fn text(&self) -> String {
+        self.display().to_string()
+    }
+    fn json(&self) -> String {
+        json_string(&self.to_string_lossy())
+    }
+    #[cfg(test)]
+    fn sample() -> Self {
+        Self::from("/data/a\u{1b}b")
+    }
+}
+
+impl Field for Duration {
+    /// Seconds; below ten with one decimal where there is one.
+    fn text(&self) -> String {
+        let tenths = (self.as_millis() + 50) / 100;
+        match (tenths / 10, tenths % 10) {
+            (seconds, tenth) if seconds < 10 && tenth > 0 => format!("{seconds}.{tenth}"),
+            _ => ((self.as_millis() + 500) / 1000).to_string(),
+        }
+    }
+    fn json(&self) -> String {
+        match self.subsec_millis() {
+            0 => self.as_secs().to_string(),
+            millis => format!("{}.{millis:03}", self.as_secs()),
+        }
+    }
+    fn name(&self, name: &str) -> String {
+        format!("{name}_sec")
+    }
+    #[cfg(test)]
+    fn sample() -> Self {
+        Self::from_millis(600_250)
+    }
+}
+
+/// `98.3MB`, counted in MiB as the configuration's sizes are.
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1}MB", bytes as f64 / 1_048_576.0)
+}
+
+/// `FILE:LINE`, or the file alone.
+fn place(path: &std::path::Path, line: u64) -> String {
+    if line == 0 { path.display().to_string() } else { format!("{}:{line}", path.display()) }
+}
+
+fn signal_name(signal: i32) -> String {
+    match signal {
+        1 => "SIGHUP".to_owned(),
+        2 => "SIGINT".to_owned(),
+        3 => "SIGQUIT".to_owned(),
+        15 => "SIGTERM".to_owned(),
+        other => format!("signal {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_stable_words_and_unique() {
+        let names: BTreeSet<_> = Event::CATALOGUE.iter().map(|entry| entry.name).collect();
+        assert_eq!(names.len(), Event::CATALOGUE.len());
+        for name in names {
+            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
+        }
+    }
+
+    #[test]
+    fn both_languages_tell_the_same() {
+        let shown = |text: &str| -> BTreeSet<String> {
+            text.split('{').skip(1).filter_map(|rest| rest.split_once('}')).map(|(name, _)| name.to_owned()).collect()
+        };
+        for entry in Event::CATALOGUE {
+            assert_eq!(shown(entry.zh), shown(entry.en), "{}", entry.name);
+        }
+    }
+
+    #[test]
+    fn no_field_hides_a_member_of_the_json_line() {
+        for event in Event::samples() {
+            let names: Vec<_> = event.fields().into_iter().map(|(name, _)| name).collect();
+            let all = names.iter().map(String::as_str).chain(["time", "level", "event", "message", "repeated"]);
+            assert_eq!(all.collect::<BTreeSet<_>>().len(), names.len() + 5, "{}", event.name());
+        }
+    }
+
+    #[test]
+    fn only_faults_are_summed_up() {
+        for event in Event::samples() {
+            assert!(event.subject().is_none() || event.level() <= Level::Warn, "{}", event.name());
+        }
+        let failed = |name: &str| Event::UploadFailed { name: name.into(), error: "x".into() }.subject();
+        assert_eq!(failed("a"), failed("a"));
+        assert_ne!(failed("a"), failed("b"));
+        assert_eq!(Event::InputEnded.subject(), None);
+    }
+
+    #[test]
+    fn durations_show_as_seconds() {
+        let shown = |millis| Duration::from_millis(millis).text();
+        assert_eq!([shown(0), shown(250), shown(4000), shown(9960), shown(600_499)], ["0", "0.3", "4", "10", "600"]);
+        assert_eq!(Duration::from_millis(1250).json(), "1.250");
+    }
+}
