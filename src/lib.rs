@@ -15,4 +15,5 @@ pub mod shutdown;
 pub mod source;
 pub mod spool;
 pub mod stats;
+pub mod supervise;
 pub mod uploader;

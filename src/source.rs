@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::shutdown::Shutdown;
 
+pub mod pmacct;
 pub mod stdin;
 
 /// The pipeline has ended: nothing will take lines any more. The source returns; the pipeline holds the cause.
