@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+pub mod dir;
+pub mod names;
+pub mod segment;
+
 use crate::clock::Zone;
 
 /// `processor_spool_full`: what gives way when the spool is at its limit.

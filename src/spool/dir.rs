@@ -1,0 +1,183 @@
+//! The data directory by its descriptor: every file is opened, renamed and removed relative to it, never through a
+//! symbolic link, so that what somebody plants in the directory cannot lead elsewhere.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+/// Mode of every file that the program writes: the group may read, others nothing.
+pub const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
+
+/// An open directory.
+#[derive(Debug)]
+pub struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// A directory entry that is a regular file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Name without a path.
+    pub name: String,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+impl Dir {
+    /// Opens `path`, made with its parents (mode 0750) when missing.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path)?;
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(path, flags, Mode::empty())?;
+        Ok(Self { fd, path: path.to_path_buf() })
+    }
+
+    /// Opens the directory `name` in this one, made when missing; a symbolic link is an error.
+    pub fn subdirectory(&self, name: &str) -> io::Result<Self> {
+        match rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o750)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty())?;
+        Ok(Self { fd, path: self.path.join(name) })
+    }
+
+    /// A second descriptor of the same directory, for another thread.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { fd: self.fd.try_clone()?, path: self.path.clone() })
+    }
+
+    /// Its path, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes a file that must not exist yet, for reading and writing.
+    pub fn create_new(&self, name: &str) -> io::Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(File::from(rustix::fs::openat(&self.fd, name, flags, FILE_MODE)?))
+    }
+
+    /// Opens a file for reading and writing, made when missing.
+    pub fn open_or_create(&self, name: &str) -> io::Result<File> {
+        self.open_regular(name, OFlags::RDWR | OFlags::CREATE)
+    }
+
+    /// Opens a file for appending, made when missing.
+    pub fn open_append(&self, name: &str) -> io::Result<File> {
+        self.open_regular(name, OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)
+    }
+
+    /// Opens a file for reading.
+    pub fn open_read(&self, name: &str) -> io::Result<File> {
+        self.open_regular(name, OFlags::RDONLY)
+    }
+
+    /// Opens a file for reading and writing.
+    pub fn open_write(&self, name: &str) -> io::Result<File> {
+        self.open_regular(name, OFlags::RDWR)
+    }
+
+    /// Refuses what is not a regular file: a FIFO would block, a device would do worse.
+    fn open_regular(&self, name: &str, flags: OFlags) -> io::Result<File> {
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.fd, name, flags, FILE_MODE)?;
+        if FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode) != FileType::RegularFile {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(File::from(fd))
+    }
+
+    /// Renames; fails with `AlreadyExists` rather than replace a file.
+    pub fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
+        match rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE) {
+            // The file system does not know the flag (NFS, some FUSE): a hard link never replaces either.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                match rustix::fs::linkat(&self.fd, from, &self.fd, to, AtFlags::empty()) {
+                    Ok(()) => Ok(rustix::fs::unlinkat(&self.fd, from, AtFlags::empty())?),
+                    Err(error) => Err(error.into()),
+                }
+            }
+            outcome => Ok(outcome?),
+        }
+    }
+
+    /// Removes a file.
+    pub fn remove(&self, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())?)
+    }
+
+    /// Makes renames and removals durable.
+    pub fn sync(&self) -> io::Result<()> {
+        match rustix::fs::fsync(&self.fd) {
+            // Some file systems cannot sync a directory and need not.
+            Err(Errno::INVAL) => Ok(()),
+            outcome => Ok(outcome?),
+        }
+    }
+
+    /// Bytes that the file system can still take from us.
+    pub fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.fd)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// True when others than owner and group may write here.
+    pub fn is_world_writable(&self) -> io::Result<bool> {
+        Ok(rustix::fs::fstat(&self.fd)?.st_mode & 0o002 != 0)
+    }
+
+    /// The regular files whose name `wanted` accepts, in no order. Names that are not UTF-8 are never ours.
+    pub fn files(&self, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.fd)? {
+            let entry = entry?;
+            let Some(name) = entry.file_name().to_str().ok().filter(|name| wanted(name)) else { continue };
+            match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
+                    entries.push(Entry { name: name.to_owned(), len: u64::try_from(stat.st_size).unwrap_or(0) });
+                }
+                // Gone since the directory was read, or not a file.
+                Ok(_) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(entries)
+    }
+}
+
+impl AsFd for Dir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_replaced_and_no_link_is_followed() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(&temp.path().join("a/b")).unwrap();
+        dir.create_new("one").unwrap();
+        dir.create_new("two").unwrap();
+        assert_eq!(dir.rename_new("one", "two").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        dir.rename_new("one", "three").unwrap();
+        std::os::unix::fs::symlink("three", temp.path().join("a/b/link")).unwrap();
+        assert!(dir.open_read("link").is_err());
+        assert!(dir.create_new("link").is_err());
+        rustix::fs::mknodat(&dir, "fifo", FileType::Fifo, FILE_MODE, 0).unwrap();
+        assert!(dir.open_read("fifo").is_err());
+        let mut names: Vec<_> = dir.files(|_| true).unwrap().into_iter().map(|entry| entry.name).collect();
+        names.sort();
+        assert_eq!(names, ["three", "two"]);
+    }
+}
