@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 pub mod dir;
 pub mod names;
+pub mod salvage;
 pub mod segment;
 
 use crate::clock::Zone;
