@@ -345,7 +345,7 @@ mod tests {
 
     /// The batches that `text` becomes with blocks of `block` bytes.
     fn batches(text: &[u8], block: usize) -> Vec<Batch> {
-        let hour = std::time::Duration::from_secs(3600);
+        let hour = std::time::Duration::from_hours(1);
         let limits = Limits { batch_age: hour, file_age: hour, file_bytes: 1 << 40, seal_on_new_header: false };
         let now = Instant::now();
         let mut batcher = Batcher::new(limits);

@@ -307,6 +307,7 @@ impl Batcher {
     }
 }
 
+#[allow(clippy::needless_bitwise_bool, reason = "a branch would keep the loop from becoming vector code")]
 /// The first line start at or after `from` whose first byte is a letter or `_`. `from` must be a line's start.
 fn next_letter_line(bytes: &[u8], from: usize) -> Option<usize> {
     let is_letter = |b: u8| b.is_ascii_alphabetic() || b == b'_';
@@ -346,7 +347,7 @@ mod tests {
 
     const LIMITS: Limits = Limits {
         batch_age: Duration::from_millis(500),
-        file_age: Duration::from_secs(600),
+        file_age: Duration::from_mins(10),
         file_bytes: 1 << 40,
         seal_on_new_header: false,
     };

@@ -1,13 +1,50 @@
-//! The directory protocol: lock, names, salvage, quota.
+//! The data directory's protocol: who owns it, what its files are called, how one becomes whole, what gives way when it
+//! is full.
+//!
+//! ```text
+//! .processor.lock     locked while a processor runs here; holds its process id
+//! .processor.next     the next file's index, on disk before it is used
+//! NAME.part           the open segment: gzip header, pieces; cut back to its last whole piece after a crash
+//! NAME.csv.gz         sealed: trailer, fsync, rename, fsync of the directory; the uploader's queue
+//! rejects/            lines set aside, one text file a day
+//! ```
+//!
+//! [`Spool`] tries each thing once and says why it failed; waiting and trying again is the pipeline's. A call that failed
+//! may be made again with the same arguments: nothing is written twice. It never overwrites a file and never removes one
+//! that it did not write, but for the oldest sealed segments under `drop-oldest`.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use chrono::{DateTime, Utc};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::check::HeaderMode;
+use crate::clock::Zone;
+use crate::log::{Event, Log};
+use crate::pack::{Packed, lone_piece};
+use crate::schema::Schema;
+use crate::stats::{Stats, Sums};
 
 pub mod dir;
 pub mod names;
+mod rejects;
 pub mod salvage;
 pub mod segment;
 
-use crate::clock::Zone;
+use dir::{Dir, Entry};
+use names::Names;
+use rejects::{Outcome, Rejects};
+use salvage::{Finding, Salvaged};
+use segment::Segment;
+
+/// Locked while a processor owns the directory.
+const LOCK: &str = ".processor.lock";
+/// Where a torn file is packed anew.
+const REPACK: &str = ".processor.repack";
 
 /// `processor_spool_full`: what gives way when the spool is at its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -34,4 +71,389 @@ pub struct Options {
     pub min_free: u64,
     /// What gives way at the limit.
     pub when_full: WhenFull,
+}
+
+/// Why the data directory cannot be ours.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process holds the lock.
+    #[error("{} is in use by another processor (pid {pid}); give each its own -data-dir", path.display())]
+    InUse {
+        /// The data directory.
+        path: PathBuf,
+        /// What the lock file says; `?` when it says nothing.
+        pid: String,
+    },
+    /// The directory cannot be made, read or written.
+    #[error("{}: {step}: {source}; the data directory must be writable by the user that runs processor", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was tried.
+        step: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// Why a step could not be done now.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    /// The limits of the spool forbid a new segment.
+    #[error("no room: {used} bytes used, {free} bytes free")]
+    Full {
+        /// Bytes of all files in the data directory.
+        used: u64,
+        /// Bytes that the file system has left.
+        free: u64,
+    },
+    /// The disk refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// The owned data directory.
+#[derive(Debug)]
+pub struct Spool {
+    dir: Dir,
+    options: Options,
+    header: HeaderMode,
+    names: Names,
+    open: Option<Segment>,
+    rejects: Rejects,
+    /// Lines of all batches so far, for the line numbers in messages.
+    lines_seen: u64,
+    schema: Option<Arc<Schema>>,
+    stats: Arc<Stats>,
+    log: Log,
+    _lock: File,
+}
+
+impl Spool {
+    /// Takes the directory (made when missing), makes whole what an earlier life left open.
+    pub fn open(options: Options, header: HeaderMode, stats: Arc<Stats>, log: Log) -> Result<Self, OpenError> {
+        let path = options.dir.clone();
+        let failed = |step| {
+            let path = path.clone();
+            move |source| OpenError::Io { path, step, source }
+        };
+        let dir = Dir::open(&options.dir).map_err(failed("open"))?;
+        let lock = take_lock(&dir)?;
+        let mut names = Names::open(&dir, &options.prefix, options.zone).map_err(failed("store the file counter"))?;
+        for part in sorted(dir.files(names::is_part).map_err(failed("read"))?) {
+            salvage_part(&dir, &part, &mut names, &log).map_err(failed("make a torn file whole"))?;
+        }
+        let rejects = Rejects::new(&options.prefix, options.zone);
+        let spool = Self {
+            dir,
+            options,
+            header,
+            names,
+            open: None,
+            rejects,
+            lines_seen: 0,
+            schema: None,
+            stats,
+            log,
+            _lock: lock,
+        };
+        spool.count_sealed().map_err(failed("read"))?;
+        Ok(spool)
+    }
+
+    /// The directory, for the uploader's queue.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// True when others than owner and group may write into the directory.
+    pub fn is_world_writable(&self) -> bool {
+        self.dir.is_world_writable().unwrap_or(false)
+    }
+
+    /// Appends one packed batch to the open segment, or to a new one. All of it or, on an error, nothing.
+    pub fn append(&mut self, packed: &Packed, now: Instant, wall: DateTime<Utc>) -> Result<(), Trouble> {
+        if packed.piece.len > 0 {
+            let segment = match self.open.take() {
+                Some(segment) => segment,
+                None => self.new_segment(packed.schema.clone(), now, wall)?,
+            };
+            let segment = self.open.insert(segment);
+            if let Err(source) = segment.append(&packed.piece) {
+                return Err(Trouble::Io { path: self.dir.path().join(segment.part_name()), source });
+            }
+        }
+        self.account(packed, wall);
+        Ok(())
+    }
+
+    /// Seals the open segment, if there is one. On an error the next call goes on where this one failed.
+    pub fn seal(&mut self, now: Instant, wall: DateTime<Utc>) -> Result<(), Trouble> {
+        let Some(segment) = &mut self.open else { return Ok(()) };
+        let sealed = match segment.seal(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let name = self.names.give(wall).map_err(|source| io_trouble(&self.dir, source))?;
+                segment.rename_to(name);
+                segment.seal(&self.dir)
+            }
+            outcome => outcome,
+        };
+        let sealed =
+            sealed.map_err(|source| Trouble::Io { path: self.dir.path().join(segment.part_name()), source })?;
+        self.open = None;
+        self.stats.sealed_files.add(1);
+        self.stats.sealed_bytes.add(sealed.len);
+        self.stats.spool_files.add(1);
+        self.stats.spool_bytes.add(sealed.len);
+        self.log.event(Event::FileRotated {
+            path: self.dir.path().join(&sealed.name),
+            raw_bytes: sealed.raw_bytes,
+            duration: now.saturating_duration_since(sealed.opened),
+        });
+        Ok(())
+    }
+
+    /// Path of the open segment, or of the directory; for messages.
+    pub fn path(&self) -> PathBuf {
+        self.open.as_ref().map_or(self.dir.path().to_path_buf(), |open| self.dir.path().join(open.part_name()))
+    }
+
+    fn new_segment(
+        &mut self,
+        schema: Option<Arc<Schema>>,
+        now: Instant,
+        wall: DateTime<Utc>,
+    ) -> Result<Segment, Trouble> {
+        self.make_room()?;
+        let name = self.names.give(wall).map_err(|source| io_trouble(&self.dir, source))?;
+        let mut segment = Segment::create(&self.dir, name, now).map_err(|source| io_trouble(&self.dir, source))?;
+        if let Some(schema) = schema.filter(|_| self.header == HeaderMode::EachFile) {
+            let line = [schema.text(), b"\n"].concat();
+            if let Err(source) = segment.append(&lone_piece(&line)) {
+                segment.discard(&self.dir);
+                return Err(io_trouble(&self.dir, source));
+            }
+        }
+        Ok(segment)
+    }
+
+    /// Adds what a batch said to the numbers and to the log, and keeps its rejected lines.
+    fn account(&mut self, packed: &Packed, wall: DateTime<Utc>) {
+        let findings = &packed.findings;
+        self.note_header(packed.schema.as_ref());
+        if let Some(first) = findings.first_bad {
+            self.log.event(Event::BadLines {
+                count: findings.bad_lines,
+                first_line: self.lines_seen + first.line + 1,
+                reason: first.reason.to_string(),
+            });
+        }
+        self.lines_seen += findings.read.lines;
+        self.stats.written.add(&findings.written);
+        self.stats.rejected.add(&findings.rejected);
+        self.stats.header_lines.add(findings.header_lines);
+        if !packed.rejects.is_empty() {
+            self.keep_rejects(packed, wall);
+        }
+    }
+
+    fn note_header(&mut self, schema: Option<&Arc<Schema>>) {
+        let Some(schema) = schema else { return };
+        let text = |schema: &Schema| String::from_utf8_lossy(schema.text()).into_owned();
+        match &self.schema {
+            Some(known) if known == schema => return,
+            Some(known) => {
+                self.log.event(Event::HeaderChanged { line: self.lines_seen + 1, old: text(known), new: text(schema) });
+            }
+            None => {}
+        }
+        self.schema = Some(Arc::clone(schema));
+    }
+
+    fn keep_rejects(&mut self, packed: &Packed, wall: DateTime<Utc>) {
+        let path = self.dir.path().join(rejects::DIRECTORY);
+        match self.rejects.append(&self.dir, &packed.rejects, wall) {
+            Ok(Outcome::Kept) => return,
+            Ok(Outcome::Full) => self.log.event(Event::RejectsFull { path, limit: rejects::LIMIT }),
+            Err(error) => self.log.event(Event::RejectsFailed { path, error: error.to_string() }),
+        }
+        self.stats.rejects_unkept.add(packed.findings.rejected.lines);
+    }
+
+    /// Lets a new segment be opened only below the limits. So the spool is over its limit by the open segment at most.
+    fn make_room(&self) -> Result<(), Trouble> {
+        let io = |source| io_trouble(&self.dir, source);
+        loop {
+            let free = self.dir.free_bytes().map_err(io)?;
+            let used = match self.options.max_bytes {
+                Some(_) => self.used_bytes().map_err(io)?,
+                None => 0,
+            };
+            let is_full = free < self.options.min_free || self.options.max_bytes.is_some_and(|max| used >= max);
+            if !is_full {
+                return Ok(());
+            }
+            if self.options.when_full == WhenFull::Block || !self.drop_oldest().map_err(io)? {
+                return Err(Trouble::Full { used, free });
+            }
+        }
+    }
+
+    fn used_bytes(&self) -> io::Result<u64> {
+        let total = |dir: &Dir| Ok::<u64, io::Error>(dir.files(|_| true)?.iter().map(|entry| entry.len).sum());
+        let rejects = self.rejects.dir().map_or(Ok(0), total)?;
+        Ok(total(&self.dir)? + rejects)
+    }
+
+    /// Removes the oldest sealed segment that no upload has in hand; false when there is none.
+    fn drop_oldest(&self) -> io::Result<bool> {
+        for entry in sorted(self.dir.files(names::is_sealed)?) {
+            let Ok(file) = self.dir.open_read(&entry.name) else { continue };
+            // The uploader holds the lock while it sends the file: what is nearly delivered is not dropped.
+            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+                continue;
+            }
+            let lines = count_lines(&file);
+            self.dir.remove(&entry.name)?;
+            self.dir.sync()?;
+            self.stats.spool_files.sub(1);
+            self.stats.spool_bytes.sub(entry.len);
+            self.stats.dropped.add(&Sums { lines: lines.0, bytes: lines.1, packets: 0, octets: 0 });
+            let path = self.dir.path().join(&entry.name);
+            self.log.event(Event::SpoolDropped { path, bytes: entry.len, lines: lines.0 });
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn count_sealed(&self) -> io::Result<()> {
+        let sealed = self.dir.files(names::is_sealed)?;
+        self.stats.spool_files.set(sealed.len() as u64);
+        self.stats.spool_bytes.set(sealed.iter().map(|entry| entry.len).sum());
+        Ok(())
+    }
+}
+
+/// Whether a processor owns the data directory at `path`: its process id as the lock file tells.
+pub fn owner(path: &Path) -> io::Result<Option<String>> {
+    let file = match File::open(path.join(LOCK)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(None),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(Some(read_pid(&file))),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn take_lock(dir: &Dir) -> Result<File, OpenError> {
+    let failed = |source| OpenError::Io { path: dir.path().join(LOCK), step: "lock", source };
+    let mut file = dir.open_or_create(LOCK).map_err(failed)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            return Err(OpenError::InUse { path: dir.path().to_path_buf(), pid: read_pid(&file) });
+        }
+        Err(error) => return Err(failed(error.into())),
+    }
+    // Only for messages of another process: a full disk must not keep this one from starting.
+    let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    Ok(file)
+}
+
+fn read_pid(file: &File) -> String {
+    let mut text = String::new();
+    let read = file.take(20).read_to_string(&mut text);
+    let pid = text.trim();
+    if read.is_ok() && !pid.is_empty() { pid.to_owned() } else { "?".to_owned() }
+}
+
+fn sorted(mut entries: Vec<Entry>) -> Vec<Entry> {
+    entries.sort_by(|a, b| names::age_key(&a.name).cmp(&names::age_key(&b.name)));
+    entries
+}
+
+fn io_trouble(dir: &Dir, source: io::Error) -> Trouble {
+    Trouble::Io { path: dir.path().to_path_buf(), source }
+}
+
+/// Lines and raw bytes of a sealed segment, as far as it can be read.
+fn count_lines(file: &File) -> (u64, u64) {
+    let mut reader = flate2::read::GzDecoder::new(file);
+    let mut chunk = vec![0; 256 * 1024];
+    let (mut lines, mut bytes) = (0, 0);
+    while let Ok(got @ 1..) = reader.read(&mut chunk) {
+        lines += memchr::memchr_iter(b'\n', &chunk[..got]).count() as u64;
+        bytes += got as u64;
+    }
+    (lines, bytes)
+}
+
+/// Makes one torn file whole and seals it, removes it when nothing is in it, or moves it aside when it is not ours.
+fn salvage_part(dir: &Dir, part: &Entry, names: &mut Names, log: &Log) -> io::Result<()> {
+    let path = dir.path().join(&part.name);
+    let salvaged = match make_whole(dir, part) {
+        Ok(Some(salvaged)) => salvaged,
+        Ok(None) => {
+            dir.remove(&part.name)?;
+            dir.sync()?;
+            log.event(Event::SegmentSalvaged { path, lines: 0, cut_bytes: part.len });
+            return Ok(());
+        }
+        Err(error) => return set_aside(dir, part, &error, log),
+    };
+    let stem = part.name.strip_suffix(names::PART).unwrap_or(&part.name);
+    let mut name = format!("{stem}{}", names::SEALED);
+    if let Err(error) = dir.rename_new(&part.name, &name) {
+        if error.kind() != io::ErrorKind::AlreadyExists {
+            return Err(error);
+        }
+        name = format!("{}{}", names.give(crate::clock::now())?, names::SEALED);
+        dir.rename_new(&part.name, &name)?;
+    }
+    dir.sync()?;
+    let Salvaged { lines, cut_bytes, .. } = salvaged;
+    log.event(Event::SegmentSalvaged { path: dir.path().join(name), lines, cut_bytes });
+    Ok(())
+}
+
+/// `None`: nothing complete is in the file.
+fn make_whole(dir: &Dir, part: &Entry) -> io::Result<Option<Salvaged>> {
+    let file = dir.open_write(&part.name)?;
+    match salvage::examine(&file)? {
+        Finding::Nothing => Ok(None),
+        Finding::CutAt { end, trailer, salvaged } => {
+            salvage::cut(&file, end, &trailer)?;
+            Ok(Some(salvaged))
+        }
+        Finding::Repack => {
+            match dir.remove(REPACK) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let salvaged = salvage::repack(&file, &dir.create_new(REPACK)?)?;
+            // One step: a crash leaves either file under the name, and both say the same lines.
+            dir.rename_over(REPACK, &part.name)?;
+            Ok(Some(salvaged))
+        }
+        Finding::Foreign => Err(io::Error::new(io::ErrorKind::InvalidData, "not a gzip file")),
+    }
+}
+
+fn set_aside(dir: &Dir, part: &Entry, error: &io::Error, log: &Log) -> io::Result<()> {
+    let kept_as = format!("{}.bad", part.name);
+    dir.rename_new(&part.name, &kept_as)?;
+    dir.sync()?;
+    log.event(Event::SegmentSetAside {
+        path: dir.path().join(&part.name),
+        kept_as: dir.path().join(kept_as),
+        error: error.to_string(),
+    });
+    Ok(())
 }

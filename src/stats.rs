@@ -15,6 +15,12 @@ impl Number {
         self.0.fetch_add(n, Relaxed);
     }
 
+    /// Takes from a gauge; never below zero.
+    pub fn sub(&self, n: u64) {
+        // The closure always gives a value, so the update cannot fail.
+        let _ = self.0.fetch_update(Relaxed, Relaxed, |value| Some(value.saturating_sub(n)));
+    }
+
     /// Sets a gauge.
     pub fn set(&self, n: u64) {
         self.0.store(n, Relaxed);

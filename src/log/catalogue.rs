@@ -163,6 +163,11 @@ catalogue! {
         en "{path} is at its limit of {limit}; further rejected lines are counted and not kept"
         => { limit = megabytes(*limit) }
 
+    /// Rejected lines could not be kept; they are only counted.
+    Error RejectsFailed "rejects_failed" per(path, error) { path: PathBuf, error: String }
+        zh "无法保存异常行到 {path}: {error}；仅计数"
+        en "rejected lines cannot be kept in {path}: {error}; they are only counted"
+
     // Spool.
 
     /// A segment was sealed.

@@ -109,6 +109,11 @@ impl Dir {
         }
     }
 
+    /// Renames, in the place of a file that has the name already.
+    pub fn rename_over(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.fd, from, &self.fd, to)?)
+    }
+
     /// Removes a file.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())?)

@@ -6,7 +6,6 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::time::Instant;
 
 use crc32fast::Hasher;
@@ -14,7 +13,6 @@ use crc32fast::Hasher;
 use super::dir::Dir;
 use super::names::{PART, SEALED};
 use crate::pack::Piece;
-use crate::schema::Schema;
 
 /// Magic, deflate, no flags, no time, no extra flags, made on Unix.
 pub const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
@@ -34,6 +32,8 @@ pub fn trailer(crc: u32, raw_bytes: u64) -> [u8; 10] {
 /// A segment that takes pieces.
 #[derive(Debug)]
 pub struct Segment {
+    part: String,
+    /// The final name without its ending.
     name: String,
     file: File,
     /// Where the next piece goes.
@@ -43,7 +43,6 @@ pub struct Segment {
     raw_bytes: u64,
     /// CRC-32 of the file's own bytes, to prove them when a sync failed.
     stored: Hasher,
-    schema: Option<Arc<Schema>>,
     opened: Instant,
     step: Step,
 }
@@ -72,7 +71,7 @@ pub struct Sealed {
 
 impl Segment {
     /// Makes `name.part` with its gzip header. On an error nothing is left behind.
-    pub fn create(dir: &Dir, name: String, schema: Option<Arc<Schema>>, now: Instant) -> io::Result<Self> {
+    pub fn create(dir: &Dir, name: String, now: Instant) -> io::Result<Self> {
         let part = format!("{name}{PART}");
         let file = dir.create_new(&part)?;
         if let Err(error) = file.write_all_at(&GZIP_HEADER, 0) {
@@ -83,17 +82,7 @@ impl Segment {
         let mut stored = Hasher::new();
         stored.update(&GZIP_HEADER);
         let offset = GZIP_HEADER.len() as u64;
-        Ok(Self {
-            name,
-            file,
-            offset,
-            raw: Hasher::new(),
-            raw_bytes: 0,
-            stored,
-            schema,
-            opened: now,
-            step: Step::Close,
-        })
+        Ok(Self { part, name, file, offset, raw: Hasher::new(), raw_bytes: 0, stored, opened: now, step: Step::Close })
     }
 
     /// Appends one piece. On an error nothing counts as written; the same call may be made again.
@@ -106,14 +95,20 @@ impl Segment {
         Ok(())
     }
 
-    /// The header line that stands first in this file, when each file has one.
-    pub fn schema(&self) -> Option<&Arc<Schema>> {
-        self.schema.as_ref()
+    /// Name of the file as it is written now.
+    pub fn part_name(&self) -> &str {
+        &self.part
     }
 
-    /// Name of the file as it is written now.
-    pub fn part_name(&self) -> String {
-        format!("{}{PART}", self.name)
+    /// Another final name, because a file that is not ours has the one before.
+    pub fn rename_to(&mut self, name: String) {
+        self.name = name;
+    }
+
+    /// Gives the segment up before any line is in it.
+    pub fn discard(self, dir: &Dir) {
+        // What stays is an empty member, which the next start removes.
+        let _ = dir.remove(&self.part);
     }
 
     /// Compressed bytes so far.
@@ -149,7 +144,7 @@ impl Segment {
                     self.step = Step::Rename;
                 }
                 Step::Rename => {
-                    dir.rename_new(&self.part_name(), &sealed)?;
+                    dir.rename_new(&self.part, &sealed)?;
                     self.step = Step::SyncDir;
                 }
                 Step::SyncDir => {
@@ -192,7 +187,7 @@ mod tests {
     fn pieces_become_one_member() {
         let temp = tempfile::tempdir().unwrap();
         let dir = Dir::open(temp.path()).unwrap();
-        let mut segment = Segment::create(&dir, "x_000".to_owned(), None, Instant::now()).unwrap();
+        let mut segment = Segment::create(&dir, "x_000".to_owned(), Instant::now()).unwrap();
         assert!(segment.is_empty());
         for text in ["a,b\n", "", "1,2\n"] {
             segment.append(&lone_piece(text.as_bytes())).unwrap();
@@ -215,7 +210,7 @@ mod tests {
         let dir = Dir::open(temp.path()).unwrap();
         let taken = temp.path().join("x_000.csv.gz");
         std::fs::write(&taken, "foreign").unwrap();
-        let mut segment = Segment::create(&dir, "x_000".to_owned(), None, Instant::now()).unwrap();
+        let mut segment = Segment::create(&dir, "x_000".to_owned(), Instant::now()).unwrap();
         segment.append(&lone_piece(b"1\n")).unwrap();
         assert_eq!(segment.seal(&dir).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(&taken).unwrap(), b"foreign");
@@ -227,7 +222,7 @@ mod tests {
     fn bytes_are_proven_when_written_again() {
         let temp = tempfile::tempdir().unwrap();
         let dir = Dir::open(temp.path()).unwrap();
-        let mut segment = Segment::create(&dir, "x_000".to_owned(), None, Instant::now()).unwrap();
+        let mut segment = Segment::create(&dir, "x_000".to_owned(), Instant::now()).unwrap();
         segment.append(&lone_piece(b"1,2,3\n")).unwrap();
         segment.write_again().unwrap();
         segment.file.write_all_at(b"?", 12).unwrap();
