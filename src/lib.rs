@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod clock;
+pub mod config;
 pub mod line;
 pub mod log;
 pub mod pack;

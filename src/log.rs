@@ -25,6 +25,7 @@ mod repeat;
 
 pub use bridge::install;
 pub use catalogue::{Entry, Event};
+pub use line::visible;
 
 use repeat::Repeats;
 

@@ -120,6 +120,16 @@ catalogue! {
         en "configuration {place}: {text}"
         => { place = place(path, *line) }
 
+    /// A `processor_*` key that this program does not know.
+    Warn UnknownKey "unknown_key" { path: PathBuf, line: u64, key: String, /** The known key that is written most alike. */ nearest: &'static str }
+        zh "配置警告 {path}:{line}: 未知的配置项 {key}，已忽略；最接近的是 {nearest}"
+        en "configuration {path}:{line}: unknown key {key} is ignored; the nearest known one is {nearest}"
+
+    /// A key that stands more than once; the last one counts.
+    Warn DuplicateKey "duplicate_key" { path: PathBuf, line: u64, key: &'static str, /** Line of the one that is ignored. */ ignored_line: u64 }
+        zh "配置警告 {path}:{line}: {key} 重复出现，以此行为准，忽略第 {ignored_line} 行"
+        en "configuration {path}:{line}: {key} stands twice; this one counts, line {ignored_line} is ignored"
+
     /// The configuration file holds a password that others may read.
     Warn ConfigPublic "config_public" { path: PathBuf }
         zh "配置文件 {path} 含有密码，但其他用户可以读取；请执行 chmod 600 {path}"

@@ -47,7 +47,7 @@ pub(super) fn json_string(text: &str) -> String {
 }
 
 /// `text` with every character escaped that a terminal or a log reader would obey instead of show.
-pub(super) fn visible(text: &str) -> String {
+pub fn visible(text: &str) -> String {
     escaped(&clipped(text), |c| c.escape_default().to_string())
 }
 
