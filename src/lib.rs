@@ -5,6 +5,7 @@ pub mod clock;
 pub mod config;
 pub mod line;
 pub mod log;
+pub mod flow;
 pub mod pack;
 pub mod pipeline;
 pub mod remote;
