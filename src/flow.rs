@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! frame ─ decode ─▶ Packet ─ fragments ─▶ Burst ─ table ─▶ Record ─ aggregate ─▶ Row ─ print ─▶ line
-//!         └──────────────────── meter ────────────────────┘
+//! └───────────────────── meter ────────────────────────┘         └───────── ledger ──────────┘
 //! ```
 //!
 //! Time is the packets' own: every step takes it as an argument, so a capture file gives the same rows at any hour.
@@ -16,6 +16,7 @@ pub mod aggregate;
 pub mod decode;
 pub mod fragments;
 pub mod hash;
+pub mod ledger;
 pub mod meter;
 pub mod networks;
 pub mod print;

@@ -3,9 +3,9 @@
 pub mod check;
 pub mod clock;
 pub mod config;
+pub mod flow;
 pub mod line;
 pub mod log;
-pub mod flow;
 pub mod pack;
 pub mod pipeline;
 pub mod remote;

@@ -286,8 +286,10 @@ impl Window {
     pub fn add(&mut self, record: &Record) {
         let (key, wide) = self.project(record);
         let hash = if self.is_wide {
-            let ([a, b, c, d, e], [f, g, h, i, j, k, l, m, n, o]) = (key.words(), wide.words());
-            self.options.secret.hash([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o])
+            let mut words = [0; 15];
+            words[..5].copy_from_slice(&key.words());
+            words[5..].copy_from_slice(&wide.words());
+            self.options.secret.hash(words)
         } else {
             self.options.secret.hash(key.words())
         };

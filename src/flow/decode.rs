@@ -58,8 +58,7 @@ pub enum Reject {
 
 impl Reject {
     /// Every reason, in the order of its index.
-    pub const ALL: [Self; 6] =
-        [Self::NotIp, Self::Cut, Self::Short, Self::BadVersion, Self::BadLength, Self::LinkType];
+    pub const ALL: [Self; 6] = [Self::NotIp, Self::Cut, Self::Short, Self::BadVersion, Self::BadLength, Self::LinkType];
 
     /// The reason's place in [`Reject::ALL`].
     pub fn index(self) -> usize {
@@ -303,7 +302,7 @@ impl Decoder {
             version: Version::V4,
             ..Key::default()
         };
-        self.transport(Network { key, bytes: bytes as u64, tos: header[1], fragment }, payload)
+        self.transport(&Network { key, bytes: bytes as u64, tos: header[1], fragment }, payload)
     }
 
     /// RFC 8200.
@@ -327,13 +326,13 @@ impl Decoder {
         let payload = Payload::new(datagram, 40, bytes)?;
         let (proto, fragment, payload) = extension_headers(next, payload)?;
         let key = Key { src, dst, proto, version: Version::V6, ..Key::default() };
-        self.transport(Network { key, bytes: bytes as u64, tos: header[0] << 4 | header[1] >> 4, fragment }, payload)
+        self.transport(&Network { key, bytes: bytes as u64, tos: header[0] << 4 | header[1] >> 4, fragment }, payload)
     }
 
     /// Ports, ICMP type and code, TCP flags.
     #[inline]
-    fn transport(&mut self, network: Network, payload: Payload) -> Result<Packet, Halt> {
-        let Network { mut key, bytes, tos, fragment } = network;
+    fn transport(&mut self, network: &Network, payload: Payload) -> Result<Packet, Halt> {
+        let Network { mut key, bytes, tos, fragment } = *network;
         let mut tcp_flags = 0;
         if !matches!(fragment, Fragment::Later(_)) {
             match key.proto {

@@ -109,13 +109,7 @@ impl Fragments {
     }
 
     /// Puts `known` in and returns what it replaces; a new datagram may push out the oldest.
-    fn insert(
-        &mut self,
-        datagram: Datagram,
-        known: Known,
-        now: u32,
-        count: &mut impl FnMut(Burst),
-    ) -> Option<Known> {
+    fn insert(&mut self, datagram: Datagram, known: Known, now: u32, count: &mut impl FnMut(Burst)) -> Option<Known> {
         let replaced = self.known.insert(datagram, known);
         if replaced.is_none() {
             self.order.push_back((now.saturating_add(TIMEOUT_SECS), datagram));

@@ -255,6 +255,6 @@ impl Sampler {
         self.state ^= self.state >> 7;
         self.state ^= self.state << 17;
         let width = u64::from(self.rate) * 2 - 1;
-        ((self.state >> 32) * width >> 32) as u32 + 1
+        (((self.state >> 32) * width) >> 32) as u32 + 1
     }
 }

@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn the_longest_network_wins() {
-        let text = "# ours\n10.0.0.0/8\n65001,10.1.2.3/16\n192.0.2.1,65002,10.1.9.0/24\n\n2001:db8::/32\n::/0\n192.0.2.7\n";
+        let text =
+            "# ours\n10.0.0.0/8\n65001,10.1.2.3/16\n192.0.2.1,65002,10.1.9.0/24\n\n2001:db8::/32\n::/0\n192.0.2.7\n";
         let networks = Networks::parse(text).unwrap();
         for (ip, network) in [
             ("10.200.0.1", "10.0.0.0/8"),

@@ -155,7 +155,8 @@ fn time(stamp: Stamp, format: TimeFormat, date: &mut Date, text: &mut Text) {
         let second_of_day = date.turn_to(stamp.secs());
         text.push(&date.day_text);
         text.byte(if format == TimeFormat::Rfc3339 { b'T' } else { b' ' });
-        for (part, after) in [(second_of_day / 3600, b':'), (second_of_day / 60 % 60, b':'), (second_of_day % 60, b'.')] {
+        for (part, after) in [(second_of_day / 3600, b':'), (second_of_day / 60 % 60, b':'), (second_of_day % 60, b'.')]
+        {
             text.pair(part);
             text.byte(after);
         }
@@ -456,7 +457,8 @@ mod tests {
     fn the_usual_row() {
         let mut header = Vec::new();
         Printer::new(options(USUAL)).header(&mut header);
-        let names = "SRC_IP,DST_IP,SRC_PORT,DST_PORT,TCP_FLAGS,PROTOCOL,TOS,TIMESTAMP_MIN,TIMESTAMP_MAX,PACKETS,BYTES\n";
+        let names =
+            "SRC_IP,DST_IP,SRC_PORT,DST_PORT,TCP_FLAGS,PROTOCOL,TOS,TIMESTAMP_MIN,TIMESTAMP_MAX,PACKETS,BYTES\n";
         assert_eq!(String::from_utf8(header).unwrap(), names);
         let line = "10.200.3.45,0.9.99.255,443,65535,27,6,40,1700000000.123456,1700000009.000007,7,1234567\n";
         assert_eq!(printed(options(USUAL), &row()), line);
@@ -474,7 +476,10 @@ mod tests {
         assert_eq!(printed(utc, &row()), "2023-11-14T22:13:20.123456Z,2023-11-14T22:13:29.000007Z,7,1234567\n");
         let west = Options { times: TimeFormat::Rfc3339, zone: Zone::parse("UTC-03:30").unwrap(), ..options("none") };
         let row = Row { last: Stamp::default(), ..row() };
-        assert_eq!(printed(west, &row), "2023-11-14T18:43:20.123456-03:30,1969-12-31T20:30:00.000000-03:30,7,1234567\n");
+        assert_eq!(
+            printed(west, &row),
+            "2023-11-14T18:43:20.123456-03:30,1969-12-31T20:30:00.000000-03:30,7,1234567\n"
+        );
     }
 
     #[test]
@@ -503,7 +508,17 @@ mod tests {
 
     #[test]
     fn addresses_as_inet_ntop_writes_them() {
-        for text in ["::", "::1", "::2", "::1.2.3.4", "::ffff:1.2.3.4", "1::", "1:0:0:2::3", "2001:db8::1:0:0:1", "1:2:3:4:5:6:7:0"] {
+        for text in [
+            "::",
+            "::1",
+            "::2",
+            "::1.2.3.4",
+            "::ffff:1.2.3.4",
+            "1::",
+            "1:0:0:2::3",
+            "2001:db8::1:0:0:1",
+            "1:2:3:4:5:6:7:0",
+        ] {
             let ip: Ipv6Addr = text.parse().unwrap();
             assert_eq!(v6_text(ip), text);
         }

@@ -229,7 +229,8 @@ impl Table {
     #[inline]
     pub fn hashed(&self, burst: Burst) -> Hashed {
         let side = burst.key.side();
-        let (key, link) = if side == 0 { (burst.key, burst.link) } else { (burst.key.reversed(), burst.link.reversed()) };
+        let (key, link) =
+            if side == 0 { (burst.key, burst.link) } else { (burst.key.reversed(), burst.link.reversed()) };
         let hash = self.hash(&key, &link);
         Hashed { burst, key, link, side, hash }
     }
@@ -278,9 +279,8 @@ impl Table {
     /// hands it to `out`.
     #[inline]
     pub fn add(&mut self, hashed: &Hashed, out: &mut impl FnMut(Record)) {
-        let at = match self.find(hashed) {
-            Some(at) => at,
-            None => return self.insert(hashed, out),
+        let Some(at) = self.find(hashed) else {
+            return self.insert(hashed, out);
         };
         if self.entries[at as usize].add(hashed.side, &hashed.burst) {
             self.rearm(at);
@@ -392,12 +392,13 @@ impl Table {
 
     #[inline]
     fn hash(&self, key: &Key, link: &Link) -> u32 {
-        let [a, b, c, d, e] = key.words();
         if self.options.keyed_by_link {
-            let [x, y, z] = link.words();
-            self.options.secret.hash([a, b, c, d, e, x, y, z])
+            let mut words = [0; 8];
+            words[..5].copy_from_slice(&key.words());
+            words[5..].copy_from_slice(&link.words());
+            self.options.secret.hash(words)
         } else {
-            self.options.secret.hash([a, b, c, d, e])
+            self.options.secret.hash(key.words())
         }
     }
 

@@ -1,0 +1,446 @@
+//! Embedded capture against the truth: every row against a slow count that shares no code with the program.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use processor::clock::Zone;
+use processor::flow::aggregate::{self, Aggregate};
+use processor::flow::decode::{Fragment, LinkType, Reject, decode};
+use processor::flow::hash::Secret;
+use processor::flow::ledger::Ledger;
+use processor::flow::meter::{self, Counts, Frame, Meter};
+use processor::flow::networks::Networks;
+use processor::flow::table::{self, Timeouts};
+use processor::flow::{Stamp, print};
+use proptest::prelude::*;
+
+use crate::support::packets::{
+    Below, Counted, ETHERNET, EVERYTHING, Kinds, LINK_TYPES, LINUX_SLL, LINUX_SLL2, Maker, RAW, Rng, Sent, Way,
+};
+
+const USUAL: &str = "src_host, dst_host, src_port, dst_port, proto, tos, tcpflags";
+
+/// What a run is asked for.
+#[derive(Clone)]
+struct Setup {
+    aggregate: Aggregate,
+    timeouts: Timeouts,
+    max_flows: usize,
+    window: u32,
+    max_rows: usize,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            aggregate: Aggregate::parse(USUAL).unwrap(),
+            timeouts: Timeouts::default(),
+            max_flows: 1 << 20,
+            window: 1 << 30,
+            max_rows: 1 << 20,
+        }
+    }
+}
+
+fn secret(seed: u64) -> Secret {
+    let mut rng = Rng::new(seed);
+    Secret::new(|| rng.next())
+}
+
+/// The program's lines, header left out, and what it says became of the frames.
+fn lines(frames: &[Sent], setup: &Setup) -> (Vec<String>, Counts) {
+    let mut meter = Meter::new(meter::Options {
+        table: table::Options {
+            timeouts: setup.timeouts,
+            max_flows: setup.max_flows,
+            keyed_by_link: false,
+            secret: secret(1),
+        },
+        link_fields: setup.aggregate.link_fields(),
+        sampling: 1,
+        sampling_seed: 1,
+    });
+    let mut ledger = Ledger::new(
+        aggregate::Options {
+            aggregate: setup.aggregate,
+            networks: Networks::default(),
+            seconds: setup.window,
+            renormalize: 1,
+            max_rows: setup.max_rows,
+            secret: secret(2),
+        },
+        print::Options {
+            aggregate: setup.aggregate,
+            separator: b',',
+            numeric_protocols: true,
+            times: print::TimeFormat::Epoch,
+            zone: Zone::System,
+            stitching: true,
+            sampling_rate: 0,
+        },
+    );
+    let mut records = Vec::new();
+    for frame in frames {
+        meter.frame(&as_frame(frame), &mut |record| records.push(record));
+    }
+    meter.stop(&mut |record| records.push(record));
+    let mut text = Vec::new();
+    let mut emit = |piece: &[u8]| -> Result<(), std::convert::Infallible> {
+        text.extend_from_slice(piece);
+        Ok(())
+    };
+    ledger.begin((frames[0].micros / 1_000_000) as u32);
+    for record in &records {
+        let Ok(()) = ledger.record(record, &mut emit);
+    }
+    let Ok(()) = ledger.stop(&mut emit);
+    let text = String::from_utf8(text).unwrap();
+    (text.lines().skip(1).map(str::to_owned).collect(), meter.counts())
+}
+
+fn as_frame(sent: &Sent) -> Frame<'_> {
+    Frame {
+        link_type: LinkType::from_number(sent.link_type),
+        stamp: Stamp::from_micros(sent.micros),
+        wire_len: sent.wire_len,
+        iface: 0,
+        bytes: &sent.bytes,
+    }
+}
+
+/// The sum of one row, counted slowly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sum {
+    packets: u64,
+    bytes: u64,
+    flags: u8,
+    tos: u8,
+    first: u64,
+    last: u64,
+}
+
+impl Sum {
+    fn of(micros: u64, counted: &Counted) -> Self {
+        let Counted { bytes, tcp_flags: flags, tos, .. } = *counted;
+        Self { packets: 1, bytes, flags, tos, first: micros, last: micros }
+    }
+
+    fn add(&mut self, other: &Self) {
+        if other.last >= self.last {
+            self.tos = other.tos;
+        }
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+        self.flags |= other.flags;
+        self.first = self.first.min(other.first);
+        self.last = self.last.max(other.last);
+    }
+}
+
+fn micros_text(micros: u64) -> String {
+    format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000)
+}
+
+fn usual_line(way: &Way, sum: &Sum) -> String {
+    let Way { src, dst, src_port, dst_port, proto } = way;
+    let Sum { packets, bytes, flags, tos, first, last } = sum;
+    let (first, last) = (micros_text(*first), micros_text(*last));
+    format!("{src},{dst},{src_port},{dst_port},{flags},{proto},{tos},{first},{last},{packets},{bytes}")
+}
+
+fn add(sums: &mut BTreeMap<Way, Sum>, way: Way, sum: &Sum) {
+    sums.entry(way).and_modify(|have| have.add(sum)).or_insert(*sum);
+}
+
+/// The same lines, in any order: that of rows within a window is not promised.
+fn assert_same(mut have: Vec<String>, mut want: Vec<String>, what: &str) {
+    have.sort();
+    want.sort();
+    let missing: Vec<_> = want.iter().filter(|line| have.binary_search(line).is_err()).take(5).collect();
+    let surplus: Vec<_> = have.iter().filter(|line| want.binary_search(line).is_err()).take(5).collect();
+    assert!(missing.is_empty() && surplus.is_empty(), "{what}\nmissing {missing:#?}\nsurplus {surplus:#?}");
+    assert_eq!(have.len(), want.len(), "{what}: rows");
+}
+
+/// Packets seen are decoded or counted by the right reason.
+fn assert_counts(frames: &[Sent], counts: &Counts) {
+    let mut rejected = [0; Reject::ALL.len()];
+    for reason in frames.iter().filter_map(|frame| frame.truth.as_ref().err()) {
+        let index = Reject::ALL.iter().position(|reject| reject.name() == *reason).unwrap();
+        rejected[index] += 1;
+    }
+    let named: Vec<_> = Reject::ALL.iter().map(|reject| (reject.name(), counts.rejected[reject.index()])).collect();
+    assert_eq!(counts.rejected, rejected, "{named:?}");
+    assert_eq!(counts.seen, frames.len() as u64);
+    assert_eq!(counts.seen, counts.decoded + counts.rejected.iter().sum::<u64>());
+}
+
+#[test]
+fn every_row_is_the_truth() {
+    for seed in 0..12 {
+        let link_types: &[u32] = if seed == 0 { &LINK_TYPES } else { &LINK_TYPES[seed % LINK_TYPES.len()..][..1] };
+        let frames = Maker::new(seed as u64, EVERYTHING, link_types).make(6000);
+        let timeouts = Timeouts { tcp_fin: 3600, tcp_rst: 3600, udp: 3600, icmp: 3600, ..Timeouts::default() };
+        let (have, counts) = lines(&frames, &Setup { timeouts, ..Setup::default() });
+        assert_counts(&frames, &counts);
+        let mut sums = BTreeMap::new();
+        for frame in &frames {
+            if let Ok(counted) = &frame.truth {
+                add(&mut sums, counted.way, &Sum::of(frame.micros, counted));
+            }
+        }
+        let want = sums.iter().map(|(way, sum)| usual_line(way, sum)).collect();
+        assert_same(have, want, &format!("seed {seed}"));
+    }
+}
+
+/// A flow table that looks at every flow every second.
+#[derive(Default)]
+struct SlowTable {
+    flows: Vec<(Way, [Option<Sum>; 2])>,
+    clock: u64,
+    ended: Vec<(u64, Way, Sum)>,
+}
+
+impl SlowTable {
+    fn deadline(way: &Way, sides: &[Option<Sum>; 2], timeouts: &Timeouts) -> u64 {
+        let both = || sides.iter().flatten();
+        let first = both().map(|sum| sum.first).min().unwrap() / 1_000_000;
+        let last = both().map(|sum| sum.last).max().unwrap() / 1_000_000;
+        let rst = both().any(|sum| sum.flags & 4 != 0);
+        let fin = both().count() == 2 && both().all(|sum| sum.flags & 1 != 0);
+        let timeout = match way.proto {
+            6 if rst => timeouts.tcp_rst,
+            6 if fin => timeouts.tcp_fin,
+            6 => timeouts.tcp,
+            17 => timeouts.udp,
+            1 | 58 => timeouts.icmp,
+            _ => timeouts.general,
+        };
+        let longest = if timeouts.maxlife == 0 { u64::MAX } else { first + u64::from(timeouts.maxlife) };
+        longest.min(last + u64::from(timeout))
+    }
+
+    fn packet(&mut self, micros: u64, counted: &Counted, timeouts: &Timeouts) {
+        let second = micros / 1_000_000;
+        if self.clock == 0 {
+            self.clock = second;
+        }
+        while self.clock < second {
+            self.clock += 1;
+            let (over, on): (Vec<_>, Vec<_>) = std::mem::take(&mut self.flows)
+                .into_iter()
+                .partition(|(way, sides)| Self::deadline(way, sides, timeouts) <= self.clock);
+            self.flows = on;
+            over.into_iter().for_each(|flow| self.end(flow));
+        }
+        let at = self.flows.iter().position(|(way, _)| *way == counted.way || way.back() == counted.way);
+        let at = at.unwrap_or_else(|| {
+            self.flows.push((counted.way, [None; 2]));
+            self.flows.len() - 1
+        });
+        let (way, sides) = &mut self.flows[at];
+        let side = &mut sides[usize::from(*way != counted.way)];
+        let sum = Sum::of(micros, counted);
+        match side {
+            Some(have) => have.add(&sum),
+            None => *side = Some(sum),
+        }
+    }
+
+    fn end(&mut self, (way, sides): (Way, [Option<Sum>; 2])) {
+        for (way, sum) in [way, way.back()].into_iter().zip(sides).filter_map(|(way, sum)| Some((way, sum?))) {
+            self.ended.push((self.clock, way, sum));
+        }
+    }
+
+    fn stop(mut self) -> Vec<(u64, Way, Sum)> {
+        for flow in std::mem::take(&mut self.flows) {
+            self.end(flow);
+        }
+        self.ended
+    }
+}
+
+#[test]
+fn timeouts_and_windows_are_exact_to_the_second() {
+    let short = Timeouts { tcp: 20, tcp_rst: 2, tcp_fin: 5, udp: 7, icmp: 3, general: 11, maxlife: 31 };
+    let endless = Timeouts { maxlife: 0, tcp: 9000, ..short };
+    for (seed, (timeouts, window)) in
+        [(short, 10), (endless, 60), (short, 1), (Timeouts::default(), 300)].into_iter().enumerate()
+    {
+        let kinds = Kinds { fragments: false, ..EVERYTHING };
+        let frames = Maker::new(100 + seed as u64, kinds, &[ETHERNET]).hosts(3).make(8000);
+        let (have, counts) = lines(&frames, &Setup { timeouts, window, ..Setup::default() });
+        assert_counts(&frames, &counts);
+
+        let mut slow = SlowTable::default();
+        for frame in &frames {
+            if let Ok(counted) = &frame.truth {
+                slow.packet(frame.micros, counted, &timeouts);
+            }
+        }
+        let begin = frames[0].micros / 1_000_000;
+        let mut windows: BTreeMap<(u64, Way, u8), Sum> = BTreeMap::new();
+        for (ended, way, sum) in slow.stop() {
+            let key = ((ended - begin) / u64::from(window), way, sum.tos);
+            windows.entry(key).and_modify(|have| have.add(&sum)).or_insert(sum);
+        }
+        assert!(windows.len() > 400, "{} rows are too few to prove much", windows.len());
+        let want = windows.iter().map(|((_, way, _), sum)| usual_line(way, sum)).collect();
+        assert_same(have, want, &format!("seed {seed}"));
+    }
+}
+
+/// The sum of a column that is a number.
+fn column_sum(lines: &[String], from_end: usize) -> u64 {
+    lines.iter().map(|line| line.rsplit(',').nth(from_end).unwrap().parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn a_full_table_and_full_windows_lose_nothing() {
+    let kinds = Kinds { rejects: false, ..EVERYTHING };
+    let frames = Maker::new(7, kinds, &[ETHERNET]).hosts(250).make(30_000);
+    let bytes: u64 = frames.iter().filter_map(|frame| frame.truth.ok()).map(|counted| counted.bytes).sum();
+    for (max_flows, max_rows) in [(1, 1), (17, 3), (500, 100_000), (4096, 50)] {
+        let (have, counts) = lines(&frames, &Setup { max_flows, max_rows, window: 60, ..Setup::default() });
+        assert!(counts.evicted > 0, "{max_flows} flows were enough");
+        assert_eq!(
+            (column_sum(&have, 1), column_sum(&have, 0)),
+            (frames.len() as u64, bytes),
+            "{max_flows} {max_rows}"
+        );
+    }
+}
+
+#[test]
+fn rows_by_any_part_of_the_key() {
+    type Value = fn(&Way, &Below) -> String;
+    let fields: [(&str, Value); 11] = [
+        ("src_mac", |_, below| below.src_mac.map(|byte| format!("{byte:02x}")).join(":")),
+        ("dst_mac", |_, below| below.dst_mac.map(|byte| format!("{byte:02x}")).join(":")),
+        ("vlan", |_, below| below.vlan.to_string()),
+        ("cos", |_, below| below.cos.to_string()),
+        ("etype", |way, _| if way.src.is_ipv4() { "800" } else { "86dd" }.to_owned()),
+        ("in_iface", |_, below| below.iface.to_string()),
+        ("src_host", |way, _| way.src.to_string()),
+        ("dst_host", |way, _| way.dst.to_string()),
+        ("src_port", |way, _| way.src_port.to_string()),
+        ("dst_port", |way, _| way.dst_port.to_string()),
+        ("proto", |way, _| way.proto.to_string()),
+    ];
+    let mut rng = Rng::new(5);
+    for round in 0..40 {
+        let kinds = Kinds { fragments: false, ..EVERYTHING };
+        let link_type = rng.pick(&[ETHERNET, LINUX_SLL, LINUX_SLL2, RAW]);
+        let frames = Maker::new(round, kinds, &[link_type]).make(1500);
+        let chosen: Vec<_> = fields.iter().filter(|_| rng.once_in(2)).collect();
+        let names: Vec<&str> = chosen.iter().map(|(name, _)| *name).collect();
+        let text = if names.is_empty() { "none".to_owned() } else { names.join(",") };
+        let aggregate = Aggregate::parse(&text).unwrap();
+        let timeouts = Timeouts { tcp_fin: 3600, tcp_rst: 3600, udp: 3600, icmp: 3600, ..Timeouts::default() };
+        let (have, _) = lines(&frames, &Setup { aggregate, timeouts, ..Setup::default() });
+        let mut sums: BTreeMap<Vec<String>, Sum> = BTreeMap::new();
+        for frame in &frames {
+            let Ok(counted) = &frame.truth else { continue };
+            let key = chosen.iter().map(|(_, value)| value(&counted.way, &counted.link)).collect();
+            let sum = Sum::of(frame.micros, counted);
+            sums.entry(key).and_modify(|have| have.add(&sum)).or_insert(sum);
+        }
+        let want = sums.iter().map(|(key, sum)| {
+            let Sum { packets, bytes, first, last, .. } = *sum;
+            let numbers = [micros_text(first), micros_text(last), packets.to_string(), bytes.to_string()];
+            [&key[..], &numbers[..]].concat().join(",")
+        });
+        assert_same(have, want.collect(), &format!("round {round}: {text}"));
+    }
+}
+
+/// What etherparse says of the same bytes, in the terms that both have.
+fn judged(bytes: &[u8], link_type: u32) -> Option<(IpAddr, IpAddr, u8, u16, u16, u8)> {
+    let sliced = match link_type {
+        ETHERNET => SlicedPacket::from_ethernet(bytes),
+        RAW => SlicedPacket::from_ip(bytes),
+        _ => return None,
+    }
+    .ok()?;
+    let (src, dst, proto): (IpAddr, IpAddr, u8) = match sliced.net.as_ref()? {
+        NetSlice::Ipv4(ip) => {
+            (ip.header().source_addr().into(), ip.header().destination_addr().into(), ip.header().protocol().0)
+        }
+        NetSlice::Ipv6(ip) => {
+            (ip.header().source_addr().into(), ip.header().destination_addr().into(), ip.payload().ip_number.0)
+        }
+        NetSlice::Arp(_) => return None,
+    };
+    let (src_port, dst_port, flags) = match sliced.transport.as_ref() {
+        Some(TransportSlice::Tcp(tcp)) => (tcp.source_port(), tcp.destination_port(), tcp.slice()[13]),
+        Some(TransportSlice::Udp(udp)) => (udp.source_port(), udp.destination_port(), 0),
+        Some(TransportSlice::Icmpv4(icmp)) => (0, u16::from_be_bytes([icmp.slice()[0], icmp.slice()[1]]), 0),
+        Some(TransportSlice::Icmpv6(icmp)) => (0, u16::from_be_bytes([icmp.slice()[0], icmp.slice()[1]]), 0),
+        _ => (0, 0, 0),
+    };
+    Some((src, dst, proto, src_port, dst_port, flags))
+}
+
+/// True where both decode and agree; panics where both decode and do not.
+fn agrees_with_the_judge(bytes: &[u8], link_type: u32) -> bool {
+    let ours = decode(LinkType::from_number(link_type).unwrap(), bytes, bytes.len() as u32);
+    let (Ok(ours), Some(theirs)) = (ours, judged(bytes, link_type)) else { return false };
+    let (src, dst, proto, src_port, dst_port, flags) = theirs;
+    let key = ours.key;
+    assert_eq!((key.src.ip(key.version), key.dst.ip(key.version)), (src, dst));
+    // Where etherparse stops: authentication headers after IPv4 are its extensions, ours end there; fragments it gives no
+    // transport for; mobility and others it counts as extensions.
+    if proto != key.proto || matches!(ours.fragment, Fragment::First(_) | Fragment::Later(_)) {
+        return false;
+    }
+    let upper_known = matches!(proto, 1 | 6 | 17 | 58);
+    let theirs_known = (src_port, dst_port, flags) != (0, 0, 0);
+    if upper_known && theirs_known {
+        assert_eq!((key.src_port, key.dst_port, ours.tcp_flags), (src_port, dst_port, flags), "{bytes:02x?}");
+    }
+    theirs_known
+}
+
+#[test]
+fn the_decoder_agrees_with_etherparse() {
+    let mut rng = Rng::new(9);
+    let mut agreed = 0;
+    for seed in 0..4 {
+        for link_type in [ETHERNET, RAW] {
+            for frame in Maker::new(200 + seed, EVERYTHING, &[link_type]).make(4000) {
+                agreed += u32::from(agrees_with_the_judge(&frame.bytes, link_type));
+                let mut bytes = frame.bytes.clone();
+                for _ in 0..1 + rng.below(3) {
+                    let at = rng.below(bytes.len().min(90) as u64) as usize;
+                    bytes[at] = rng.next() as u8;
+                }
+                agreed += u32::from(agrees_with_the_judge(&bytes, link_type));
+            }
+        }
+    }
+    assert!(agreed > 10_000, "{agreed} packets are too few to prove much");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever the bytes are, they are decoded or rejected, and a decoded packet of n bytes kept states a sane length.
+    #[test]
+    fn any_bytes_are_decoded_or_rejected(seed: u64, wire: u32) {
+        let mut rng = Rng::new(seed);
+        for frame in Maker::new(seed, EVERYTHING, &LINK_TYPES).make(200) {
+            let mut bytes = frame.bytes;
+            for _ in 0..rng.below(8) {
+                let at = rng.below(bytes.len() as u64) as usize;
+                bytes[at] = rng.next() as u8;
+            }
+            bytes.truncate(rng.below(bytes.len() as u64 + 1) as usize);
+            for link_type in LINK_TYPES {
+                let _ = decode(LinkType::from_number(link_type).unwrap(), &bytes, wire);
+            }
+        }
+    }
+}
