@@ -233,7 +233,9 @@ impl SlowTable {
                 .into_iter()
                 .partition(|(way, sides)| Self::deadline(way, sides, timeouts) <= self.clock);
             self.flows = on;
-            over.into_iter().for_each(|flow| self.end(flow));
+            for flow in over {
+                self.end(flow);
+            }
         }
         let at = self.flows.iter().position(|(way, _)| *way == counted.way || way.back() == counted.way);
         let at = at.unwrap_or_else(|| {
@@ -413,7 +415,7 @@ fn the_decoder_agrees_with_etherparse() {
             for frame in Maker::new(200 + seed, EVERYTHING, &[link_type]).make(4000) {
                 agreed += u32::from(agrees_with_the_judge(&frame.bytes, link_type));
                 let mut bytes = frame.bytes.clone();
-                for _ in 0..1 + rng.below(3) {
+                for _ in 0..=rng.below(3) {
                     let at = rng.below(bytes.len().min(90) as u64) as usize;
                     bytes[at] = rng.next() as u8;
                 }

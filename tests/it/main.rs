@@ -1,5 +1,5 @@
 //! The one integration binary.
-#![allow(missing_docs, unreachable_pub)]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 mod capture;
 mod support;

@@ -94,6 +94,7 @@ pub const LINK_TYPES: [u32; 5] = [ETHERNET, LINUX_SLL, LINUX_SLL2, RAW, LOOPBACK
 
 /// What to make; all `true` makes everything.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches of a test")]
 pub struct Kinds {
     /// Fragmented datagrams.
     pub fragments: bool,
@@ -272,7 +273,7 @@ impl Maker {
             ipv6(way, tos, &extensions, None, &segment)
         };
         let needed = datagram.needed + needed;
-        self.send(Datagram { flags, needed, ..datagram });
+        self.send(&Datagram { flags, needed, ..datagram });
     }
 
     /// An IPv6 flow's traffic class is never exported by pmacct, so a comparison keeps it 0.
@@ -286,12 +287,11 @@ impl Maker {
         if self.rng.once_in(3) {
             for kind in [0u8, 60, 43, 51] {
                 if self.rng.once_in(3) {
-                    let body = match kind {
-                        51 => [vec![0, 4], vec![0; 22]].concat(),
-                        _ => {
-                            let words = self.rng.below(4) as u8;
-                            [vec![0, words, 1, 4 + words * 8], vec![0; 4 + usize::from(words) * 8]].concat()
-                        }
+                    let body = if kind == 51 {
+                        [vec![0, 4], vec![0; 22]].concat()
+                    } else {
+                        let words = self.rng.below(4) as u8;
+                        [vec![0, words, 1, 4 + words * 8], vec![0; 4 + usize::from(words) * 8]].concat()
                     };
                     chain.push((kind, body));
                 }
@@ -348,7 +348,7 @@ impl Maker {
             let flags = if from == 0 && !tiny { flags } else { 0 };
             let wanted = if from == 0 { (head + needed).min(to) } else { 0 };
             let needed = datagram.needed + wanted;
-            self.send(Datagram { way: counted, flags, needed, ..datagram });
+            self.send(&Datagram { way: counted, flags, needed, ..datagram });
             if self.rng.once_in(3) {
                 self.whole();
             }
@@ -356,7 +356,7 @@ impl Maker {
     }
 
     /// Puts a datagram on a link.
-    fn send(&mut self, datagram: Datagram) {
+    fn send(&mut self, datagram: &Datagram) {
         let link_type = self.rng.pick(&self.link_types.clone());
         let (mut bytes, link) = self.link(link_type, datagram.way.src.is_ipv6());
         let head = bytes.len();
@@ -593,22 +593,4 @@ fn ipv6(way: Way, tos: u8, extensions: &[(u8, Vec<u8>)], fragment: Option<(Place
     bytes.extend(chain);
     bytes.extend(body);
     Datagram { way, tos, flags: 0, bytes, stated: payload as u64 + 40, needed }
-}
-
-/// A classic capture file of these frames, which must have one link type.
-pub fn pcap_file(frames: &[Sent]) -> Vec<u8> {
-    let mut file = Vec::new();
-    file.extend(0xa1b2_c3d4_u32.to_le_bytes());
-    file.extend([2, 0, 4, 0]);
-    file.extend([0; 8]);
-    file.extend(65_535u32.to_le_bytes());
-    file.extend(frames.first().map_or(ETHERNET, |frame| frame.link_type).to_le_bytes());
-    for frame in frames {
-        file.extend(((frame.micros / 1_000_000) as u32).to_le_bytes());
-        file.extend(((frame.micros % 1_000_000) as u32).to_le_bytes());
-        file.extend((frame.bytes.len() as u32).to_le_bytes());
-        file.extend(frame.wire_len.to_le_bytes());
-        file.extend(&frame.bytes);
-    }
-    file
 }
