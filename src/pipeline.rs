@@ -1,6 +1,37 @@
 //! Channels and threads; the only place that spawns.
+//!
+//! ```text
+//!              jobs (blocks in all)            order (64)
+//!   source ───────────────▶ pack-i ─ answer ─▶ spool ─▶ the data directory
+//!     ▲                        │                  │
+//!     └── empty blocks ────────┘ ◀── buffers ─────┘
+//! ```
+//!
+//! Order costs nothing: the source's [`Feed`] puts the receiver of each batch's answer into `order` before the batch goes
+//! to whichever pack thread is free, and the spool thread takes the answers in turn. What can be in flight is bounded by
+//! the number of blocks (raw) and by the length of `order` (packed); nothing else grows.
+//!
+//! The end is one of two signs: a closed channel, "no more", runs from the source to the spool; the [`Shutdown`] latch,
+//! "read no more", is tripped by a signal or by a stage that ended before its time. [`run`] waits for both, then gives
+//! the uploader its last pass. After a signal nothing is waited for longer than `shutdown_timeout`.
 
-use std::time::Duration;
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+
+use crate::check;
+use crate::clock;
+use crate::line::{BLOCK, Batch, Batcher, Block, Cut, Limits};
+use crate::log::{Event, Log};
+use crate::pack::{self, Packed, Packer, Relay};
+use crate::shutdown::{Reason, Shutdown};
+use crate::source::{Sink, Source, SourceEnd, SourceError, Stopped};
+use crate::spool::{Spool, Trouble};
+use crate::stats::Stats;
 
 /// Settings of the pipeline itself.
 #[derive(Debug, Clone)]
@@ -15,4 +46,424 @@ pub struct Options {
     pub rotate_bytes: u64,
     /// Bound on the last upload pass after a signal.
     pub shutdown_timeout: Duration,
+}
+
+/// Packed batches that may wait for the disk. Rows pack to about a quarter, so 64 of them hold 64 MiB of lines in 16 MiB
+/// of memory: half a minute of a busy probe while a disk stalls, and 64 MiB at worst, when nothing can be packed.
+const ORDER: usize = 64;
+
+/// Raw blocks for `workers` pack threads: one in work and one waiting for each, one being filled, one on its way back.
+const fn blocks(workers: usize) -> usize {
+    2 * workers + 2
+}
+
+/// First and longest pause between two tries of a disk that refuses; a full one is asked again at the first.
+const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+
+/// What ends after its last pass how many files still wait.
+pub type UploadLoop = Box<dyn FnOnce(Receiver<LastPass>) -> u64 + Send>;
+
+/// Tells the upload loop that its next pass is the last.
+#[derive(Debug, Clone, Copy)]
+pub struct LastPass {
+    /// When it must be over; `None` lets it take its time.
+    pub deadline: Option<Instant>,
+}
+
+/// The uploader's side of the end.
+pub struct Upload {
+    /// Its loop, for a thread of its own.
+    pub run: UploadLoop,
+    /// Cuts what it does at a deadline, from another thread.
+    pub hurry: Box<dyn Fn(Instant) + Send>,
+}
+
+/// Everything that runs, made by `app`.
+pub struct Parts {
+    /// Settings.
+    pub options: Options,
+    /// Where lines come from.
+    pub source: Box<dyn Source>,
+    /// Settings of the parse stage.
+    pub check: check::Options,
+    /// Settings of the gzip stage.
+    pub level: pack::Level,
+    /// The owned data directory.
+    pub spool: Spool,
+    /// `None` when files stay where they are.
+    pub upload: Option<Upload>,
+    /// The latch that signals trip.
+    pub shutdown: Shutdown,
+    /// The numbers.
+    pub stats: Arc<Stats>,
+    /// The log.
+    pub log: Log,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The input ended, or a signal came, and everything is sealed; `waiting` files are not uploaded.
+    Sealed {
+        /// A signal asked for the end.
+        by_signal: bool,
+        /// Files left in the data directory that should have been uploaded.
+        waiting: u64,
+    },
+    /// A stage failed, or did not end in time. The log says which.
+    Failed,
+}
+
+/// A named thread's end, to be waited for with a limit.
+#[derive(Debug)]
+pub struct Running<T> {
+    done: Receiver<T>,
+}
+
+/// Spawns the thread `name`; every thread of the program starts here.
+pub fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> io::Result<Running<T>> {
+    let (tell, done) = bounded(1);
+    let body = move || {
+        // Nobody may be waiting any more.
+        let _ = tell.send(work());
+    };
+    thread::Builder::new().name(name.to_owned()).spawn(body)?;
+    Ok(Running { done })
+}
+
+/// Why a stage has no result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NoResult {
+    Panicked,
+    TooLate,
+}
+
+/// The clock of the end: no limit until the latch trips, then `limit` from there.
+struct Patience {
+    shutdown: Shutdown,
+    limit: Duration,
+    /// Told the deadline once it is known.
+    hurry: Box<dyn Fn(Instant) + Send>,
+    deadline: Option<Instant>,
+}
+
+impl Patience {
+    /// Waits for a stage, `grace` longer than for others.
+    fn wait<T>(&mut self, stage: &Running<T>, grace: Duration) -> Result<T, NoResult> {
+        let deadline = match self.deadline {
+            Some(deadline) => deadline,
+            None => select! {
+                recv(stage.done) -> result => return result.map_err(|_| NoResult::Panicked),
+                recv(self.shutdown.channel()) -> _ => {
+                    let deadline = Instant::now() + self.limit;
+                    (self.hurry)(deadline);
+                    *self.deadline.insert(deadline)
+                }
+            },
+        };
+        stage.done.recv_deadline(deadline + grace).map_err(|error| match error {
+            RecvTimeoutError::Disconnected => NoResult::Panicked,
+            RecvTimeoutError::Timeout => NoResult::TooLate,
+        })
+    }
+}
+
+/// How much longer than its deadline the last pass is waited for; the contract allows a second in all.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// Runs everything from the first byte to the last upload pass. Fails only when a thread cannot be made.
+pub fn run(parts: Parts) -> io::Result<Outcome> {
+    let Parts { options, source, check, level, spool, upload, shutdown, stats, log } = parts;
+    let (give_up, keep_trying) = bounded(0);
+    let (uploading, last_pass, hurry) = start_upload(upload)?;
+    let stop = shutdown.clone();
+    let mut patience = Patience { shutdown: stop, limit: options.shutdown_timeout, hurry, deadline: None };
+    let writer = SpoolLoop { spool, log: log.clone(), keep_trying };
+    let stages = Stages::start(&options, source, (check, level), writer, &shutdown, &stats)?;
+    let read_to_end = stages.wait_source(&mut patience, &log);
+    let sealed = stages.wait_spool(&mut patience, &log);
+    drop(give_up);
+    // The channel has room for its only message; a loop that has ended needs none.
+    let _ = last_pass.try_send(LastPass { deadline: patience.deadline });
+    let waiting = uploading.map_or(0, |uploading| {
+        let files = stats.spool_files.get();
+        if files > 0 {
+            log.event(Event::Draining { files, bytes: stats.spool_bytes.get() });
+        }
+        patience.wait(&uploading, GRACE).unwrap_or_else(|_| {
+            log.event(Event::DrainTimedOut { limit: options.shutdown_timeout });
+            stats.spool_files.get()
+        })
+    });
+    if !(read_to_end && sealed) {
+        return Ok(Outcome::Failed);
+    }
+    Ok(Outcome::Sealed { by_signal: matches!(shutdown.reason(), Some(Reason::Signal(_))), waiting })
+}
+
+type Uploading = (Option<Running<u64>>, Sender<LastPass>, Box<dyn Fn(Instant) + Send>);
+
+fn start_upload(upload: Option<Upload>) -> io::Result<Uploading> {
+    let (last_pass, passes) = bounded(1);
+    Ok(match upload {
+        Some(Upload { run, hurry }) => (Some(spawn("upload", move || run(passes))?), last_pass, hurry),
+        None => (None, last_pass, Box::new(|_| {})),
+    })
+}
+
+/// The threads from source to spool.
+struct Stages {
+    source: Running<Result<SourceEnd, SourceError>>,
+    spool: Running<Result<(), &'static str>>,
+}
+
+impl Stages {
+    fn start(
+        options: &Options,
+        source: Box<dyn Source>,
+        (check, level): (check::Options, pack::Level),
+        writer: SpoolLoop,
+        shutdown: &Shutdown,
+        stats: &Arc<Stats>,
+    ) -> io::Result<Self> {
+        let count = blocks(options.workers);
+        let (free, pool) = bounded(count);
+        for _ in 0..count {
+            // The channel was made with room for all of them.
+            let _ = free.try_send(Block::new(BLOCK));
+        }
+        let (jobs, work) = bounded(count);
+        let (order, turns) = bounded(ORDER);
+        let (spent, buffers) = bounded(ORDER);
+        let limits = Limits {
+            // Half for the batch to fill, half to pack and write it.
+            batch_age: options.flush_interval / 2,
+            file_age: options.rotate_interval,
+            file_bytes: options.rotate_bytes,
+            seal_on_new_header: check.header == check::HeaderMode::EachFile,
+        };
+        let relay = Arc::new(Relay::default());
+        for index in 0..options.workers {
+            let packer = Packer::new(check.clone(), level, Arc::clone(&relay));
+            let ends = PackEnds { work: work.clone(), free: free.clone(), buffers: buffers.clone() };
+            let (stats, guard) = (Arc::clone(stats), shutdown.guard("pack"));
+            spawn(&format!("pack-{index}"), move || {
+                ends.run(packer, &stats);
+                guard.done();
+            })?;
+        }
+        let guard = shutdown.guard("spool");
+        let spool = spawn("spool", move || {
+            writer.run(&turns, &spent)?;
+            guard.done();
+            Ok(())
+        })?;
+        let stop = shutdown.clone();
+        let source = spawn("source", move || {
+            let batcher = Batcher::new(limits);
+            let mut feed = Feed { batcher, pool, jobs, order, stop: stop.clone(), next: 0 };
+            let ended = source.run(&mut feed, &stop);
+            feed.finish(Instant::now());
+            ended
+        })?;
+        Ok(Self { source, spool })
+    }
+
+    /// True when the source ended without a failure.
+    fn wait_source(&self, patience: &mut Patience, log: &Log) -> bool {
+        let error = match patience.wait(&self.source, Duration::ZERO) {
+            Ok(Ok(SourceEnd::Eof)) => {
+                log.event(Event::InputEnded);
+                return true;
+            }
+            Ok(Ok(SourceEnd::Stopped)) => return true,
+            Ok(Err(error)) => error.to_string(),
+            Err(NoResult::Panicked) => "it panicked".to_owned(),
+            Err(NoResult::TooLate) => "it did not stop in time".to_owned(),
+        };
+        log.event(Event::StageFailed { stage: "source", error });
+        false
+    }
+
+    /// True when everything is sealed.
+    fn wait_spool(&self, patience: &mut Patience, log: &Log) -> bool {
+        let error = match patience.wait(&self.spool, Duration::ZERO) {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => error,
+            Err(NoResult::Panicked) => "it panicked",
+            Err(NoResult::TooLate) => {
+                "the disk did not take the rest in time; lines that are not in the data directory are lost"
+            }
+        };
+        log.event(Event::StageFailed { stage: "spool", error: error.to_owned() });
+        false
+    }
+}
+
+/// One batch for whichever pack thread is free.
+struct Job {
+    number: u64,
+    batch: Batch,
+    answer: Sender<Packed>,
+}
+
+/// What the spool thread does next.
+enum Turn {
+    /// Append the answer to this batch, once it is there.
+    Append(Receiver<Packed>),
+    Seal,
+}
+
+/// The pipeline's entry, on the source's thread: cuts the stream and hands the cuts out.
+struct Feed {
+    batcher: Batcher,
+    pool: Receiver<Block>,
+    jobs: Sender<Job>,
+    order: Sender<Turn>,
+    stop: Shutdown,
+    next: u64,
+}
+
+impl Feed {
+    /// Hands out every cut that is due. Waits for a block when bytes are left over: they were taken, so they pass.
+    fn pump(&mut self, now: Instant) -> Result<(), Stopped> {
+        loop {
+            while let Some(cut) = self.batcher.poll(now) {
+                self.hand_out(cut)?;
+            }
+            if !self.batcher.is_stalled() {
+                return Ok(());
+            }
+            self.batcher.give(self.pool.recv().map_err(|_| Stopped)?);
+        }
+    }
+
+    fn hand_out(&mut self, cut: Cut) -> Result<(), Stopped> {
+        match cut {
+            Cut::Seal => self.order.send(Turn::Seal).map_err(|_| Stopped),
+            Cut::Batch(batch) => {
+                let (answer, receiver) = bounded(1);
+                let job = Job { number: self.next, batch, answer };
+                self.next += 1;
+                self.order.send(Turn::Append(receiver)).map_err(|_| Stopped)?;
+                self.jobs.send(job).map_err(|_| Stopped)
+            }
+        }
+    }
+
+    /// The source has ended: what is left goes out, and the channels close.
+    fn finish(mut self, now: Instant) {
+        self.batcher.close();
+        // Stages that have ended said why themselves.
+        let _ = self.pump(now);
+    }
+}
+
+impl Sink for Feed {
+    fn space(&mut self) -> Result<&mut [u8], Stopped> {
+        if self.batcher.wants_block() {
+            let block = self.pool.try_recv().or_else(|_| {
+                select! {
+                    recv(self.pool) -> block => block.map_err(|_| Stopped),
+                    recv(self.stop.channel()) -> _ => Err(Stopped),
+                }
+            })?;
+            self.batcher.give(block);
+        }
+        Ok(self.batcher.space())
+    }
+
+    fn filled(&mut self, len: usize, now: Instant) -> Result<(), Stopped> {
+        self.batcher.filled(len, now);
+        self.pump(now)
+    }
+
+    fn tick(&mut self, now: Instant) -> Result<(), Stopped> {
+        self.pump(now)
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.batcher.due()
+    }
+
+    fn has_partial_line(&self) -> bool {
+        self.batcher.has_partial_line()
+    }
+}
+
+/// A pack thread's ends of the channels.
+struct PackEnds {
+    work: Receiver<Job>,
+    free: Sender<Block>,
+    buffers: Receiver<Vec<u8>>,
+}
+
+impl PackEnds {
+    fn run(&self, mut packer: Packer, stats: &Stats) {
+        for Job { number, batch, answer } in &self.work {
+            let buffer = self.buffers.try_recv().unwrap_or_default();
+            let (packed, block) = packer.pack(number, batch, buffer);
+            stats.read.add(&packed.findings.read);
+            stats.bad_lines.add(packed.findings.bad_lines);
+            // The pool has room for every block there is; without a source it is gone, and so is the need.
+            let _ = self.free.try_send(block);
+            // A spool that has ended takes no answers.
+            let _ = answer.send(packed);
+        }
+    }
+}
+
+/// The spool thread: takes the turns, tries again what the disk refuses.
+struct SpoolLoop {
+    spool: Spool,
+    log: Log,
+    /// Disconnected when the program cannot wait for the disk any longer.
+    keep_trying: Receiver<Infallible>,
+}
+
+impl SpoolLoop {
+    fn run(mut self, turns: &Receiver<Turn>, spent: &Sender<Vec<u8>>) -> Result<(), &'static str> {
+        for turn in turns {
+            match turn {
+                Turn::Append(answer) => {
+                    let packed = answer.recv().map_err(|_| "a pack thread ended before its batch was done")?;
+                    self.patiently(|spool| spool.append(&packed, Instant::now(), clock::now()))?;
+                    // No room means that there are buffers enough.
+                    let _ = spent.try_send(packed.piece.deflate);
+                }
+                Turn::Seal => self.patiently(|spool| spool.seal(Instant::now(), clock::now()))?,
+            }
+        }
+        self.patiently(|spool| spool.seal(Instant::now(), clock::now()))
+    }
+
+    /// Tries until it works. Nothing is lost meanwhile: the queue behind this thread fills, and reading stops.
+    fn patiently(&mut self, mut step: impl FnMut(&mut Spool) -> Result<(), Trouble>) -> Result<(), &'static str> {
+        let mut pause = RETRY.0;
+        let mut recovered = None;
+        loop {
+            let path = self.spool.path();
+            match step(&mut self.spool) {
+                Ok(()) => {
+                    if let Some(event) = recovered {
+                        self.log.event(event);
+                    }
+                    return Ok(());
+                }
+                Err(Trouble::Full { used, free }) => {
+                    self.log.event(Event::SpoolFull { path: path.clone(), used, free });
+                    recovered = Some(Event::SpoolFree { path });
+                }
+                Err(Trouble::Io { path, source }) => {
+                    let error = source.to_string();
+                    self.log.event(Event::SpoolWriteFailed { path: path.clone(), error, retry_in: pause });
+                    recovered = Some(Event::SpoolWriteRecovered { path });
+                }
+            }
+            if self.keep_trying.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
+                return Err("given up at the end of the program");
+            }
+            pause = (pause * 2).min(RETRY.1);
+        }
+    }
 }

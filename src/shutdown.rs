@@ -3,11 +3,13 @@
 //! It is tripped once: by the first signal, or by a stage that ended before its time. Only sources and waiting loops look
 //! at it; every other stage learns of the end by its closed input channel. It never unlatches.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
 /// Why reading ends.
@@ -28,13 +30,17 @@ struct Latch {
     /// Readable from the trip on, so that `poll(2)` beside an input descriptor sees it.
     event: OwnedFd,
     reason: OnceLock<Reason>,
+    /// Dropped by the trip, so that `select!` beside another channel sees it.
+    open: Mutex<Option<Sender<Infallible>>>,
+    closed: Receiver<Infallible>,
 }
 
 impl Shutdown {
     /// A latch that is not tripped. Fails only when the process has no descriptor left.
     pub fn new() -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self(Arc::new(Latch { event, reason: OnceLock::new() })))
+        let (open, closed) = bounded(0);
+        Ok(Self(Arc::new(Latch { event, reason: OnceLock::new(), open: Mutex::new(Some(open)), closed })))
     }
 
     /// Trips the latch. The first reason stays; later calls change nothing.
@@ -42,6 +48,7 @@ impl Shutdown {
         if self.0.reason.set(reason).is_ok() {
             // An eventfd refuses a write only at its counter's end, which one write cannot reach.
             let _ = rustix::io::write(&self.0.event, &1u64.to_ne_bytes());
+            self.0.open.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
     }
 
@@ -69,37 +76,55 @@ impl Shutdown {
         self.0.event.as_fd()
     }
 
-    /// A guard that trips the latch when the stage `name` ends, by return or by panic.
+    /// A channel that never carries anything and is disconnected by the trip.
+    pub fn channel(&self) -> &Receiver<Infallible> {
+        &self.0.closed
+    }
+
+    /// A guard that trips the latch when the stage `name` ends before its time, by return or by panic; a stage that has
+    /// done its work calls [`TripOnEnd::done`].
     pub fn guard(&self, name: &'static str) -> TripOnEnd {
-        TripOnEnd { latch: self.clone(), name }
+        TripOnEnd { latch: Some(self.clone()), name }
     }
 }
 
 /// Trips its latch when dropped; see [`Shutdown::guard`].
 #[derive(Debug)]
 pub struct TripOnEnd {
-    latch: Shutdown,
+    latch: Option<Shutdown>,
     name: &'static str,
+}
+
+impl TripOnEnd {
+    /// The stage has ended in its time: nothing is tripped.
+    pub fn done(mut self) {
+        self.latch = None;
+    }
 }
 
 impl Drop for TripOnEnd {
     fn drop(&mut self) {
-        self.latch.trip(Reason::StageEnded(self.name));
+        if let Some(latch) = &self.latch {
+            latch.trip(Reason::StageEnded(self.name));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use crossbeam_channel::TryRecvError;
+
     use super::*;
 
     #[test]
     fn first_reason_stays() {
         let latch = Shutdown::new().unwrap();
-        assert!(!latch.wait(Duration::ZERO));
+        assert!(!latch.wait(Duration::ZERO) && latch.channel().try_recv() == Err(TryRecvError::Empty));
         latch.trip(Reason::Signal(15));
         latch.trip(Reason::Signal(2));
         assert_eq!(latch.reason(), Some(Reason::Signal(15)));
         assert!(latch.wait(Duration::from_secs(30)), "a tripped latch answers at once");
+        assert_eq!(latch.channel().try_recv(), Err(TryRecvError::Disconnected));
     }
 
     #[test]

@@ -19,7 +19,8 @@ pub trait Sink {
     /// Room for the next bytes: at least [`MIN_SPACE`] bytes, to be filled from the front and then told by
     /// [`Sink::filled`]. This is the way without a copy, for a `read(2)`.
     ///
-    /// Waits when the memory budget is used up; `Err` when the pipeline has ended or, while waiting, the stop came.
+    /// Waits when the memory budget is used up; `Err` when the pipeline has ended or, while there is no room, the stop
+    /// came.
     fn space(&mut self) -> Result<&mut [u8], Stopped>;
 
     /// Takes the first `len` bytes that were put into [`Sink::space`]. They need not end at a line's end.
@@ -42,6 +43,9 @@ pub trait Sink {
 
     /// When the pipeline wants the next [`Sink::tick`] at the latest.
     fn due(&self) -> Option<Instant>;
+
+    /// True when a line has begun and its end has not come.
+    fn has_partial_line(&self) -> bool;
 }
 
 /// The least that [`Sink::space`] returns, bytes. From the pipe's page: reads below it are not worth their system call.
