@@ -150,17 +150,17 @@ struct Patience {
 impl Patience {
     /// Waits for a stage, `grace` longer than for others.
     fn wait<T>(&mut self, stage: &Running<T>, grace: Duration) -> Result<T, NoResult> {
-        let deadline = match self.deadline {
-            Some(deadline) => deadline,
-            None => select! {
+        if self.deadline.is_none() {
+            select! {
                 recv(stage.done) -> result => return result.map_err(|_| NoResult::Panicked),
-                recv(self.shutdown.channel()) -> _ => {
-                    let deadline = Instant::now() + self.limit;
-                    (self.hurry)(deadline);
-                    *self.deadline.insert(deadline)
-                }
-            },
-        };
+                recv(self.shutdown.channel()) -> _ => {}
+            }
+        }
+        let deadline = *self.deadline.get_or_insert_with(|| {
+            let deadline = Instant::now() + self.limit;
+            (self.hurry)(deadline);
+            deadline
+        });
         stage.done.recv_deadline(deadline + grace).map_err(|error| match error {
             RecvTimeoutError::Disconnected => NoResult::Panicked,
             RecvTimeoutError::Timeout => NoResult::TooLate,
@@ -262,9 +262,7 @@ impl Stages {
         let source = spawn("source", move || {
             let batcher = Batcher::new(limits);
             let mut feed = Feed { batcher, pool, jobs, order, stop: stop.clone(), next: 0 };
-            let ended = source.run(&mut feed, &stop);
-            feed.finish(Instant::now());
-            ended
+            source.run(&mut feed, &stop)
         })?;
         Ok(Self { source, spool })
     }
@@ -350,12 +348,14 @@ impl Feed {
             }
         }
     }
+}
 
-    /// The source has ended: what is left goes out, and the channels close.
-    fn finish(mut self, now: Instant) {
+impl Drop for Feed {
+    /// The source has ended, by return or by panic: what it gave goes out, and the channels close.
+    fn drop(&mut self) {
         self.batcher.close();
         // Stages that have ended said why themselves.
-        let _ = self.pump(now);
+        let _ = self.pump(Instant::now());
     }
 }
 
@@ -465,5 +465,168 @@ impl SpoolLoop {
             }
             pause = (pause * 2).min(RETRY.1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::os::fd::OwnedFd;
+    use std::path::Path;
+
+    use super::*;
+    use crate::clock::Zone;
+    use crate::source::stdin::FdSource;
+    use crate::spool::{self, WhenFull};
+
+    const HANG_GUARD: Duration = Duration::from_secs(30);
+
+    fn options() -> Options {
+        Options {
+            workers: 3,
+            flush_interval: Duration::from_millis(20),
+            rotate_interval: Duration::from_mins(10),
+            rotate_bytes: 100 << 20,
+            shutdown_timeout: Duration::from_secs(8),
+        }
+    }
+
+    struct Run {
+        outcome: Running<io::Result<Outcome>>,
+        shutdown: Shutdown,
+        stats: Arc<Stats>,
+    }
+
+    fn start(dir: &Path, input: impl Into<OwnedFd>, options: Options, check: check::Options) -> Run {
+        start_source(dir, Box::new(FdSource::new(input.into(), "the test's input")), options, check)
+    }
+
+    fn start_source(dir: &Path, source: Box<dyn Source>, options: Options, check: check::Options) -> Run {
+        let (stats, log) = (Arc::new(Stats::default()), Log::discard());
+        let spool = spool::Options {
+            dir: dir.to_path_buf(),
+            prefix: "flows_".to_owned(),
+            zone: Zone::default(),
+            max_bytes: None,
+            min_free: 0,
+            when_full: WhenFull::Block,
+        };
+        let spool = Spool::open(spool, check.header, Arc::clone(&stats), log.clone()).unwrap();
+        let shutdown = Shutdown::new().unwrap();
+        let parts = Parts {
+            options,
+            source,
+            check,
+            level: pack::Level::Zlib(1),
+            spool,
+            upload: None,
+            shutdown: shutdown.clone(),
+            stats: Arc::clone(&stats),
+            log,
+        };
+        Run { outcome: spawn("test", move || run(parts)).unwrap(), shutdown, stats }
+    }
+
+    fn end(run: &Run) -> Outcome {
+        run.outcome.done.recv_timeout(HANG_GUARD).expect("the pipeline ends").unwrap()
+    }
+
+    /// What the sealed files unpack to, in the order of their names.
+    fn unpacked(dir: &Path) -> Vec<Vec<u8>> {
+        let mut names: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+        names.retain(|path| path.extension().is_some_and(|ending| ending == "gz"));
+        names.sort();
+        let unpack = |path: &std::path::PathBuf| {
+            let mut raw = Vec::new();
+            flate2::read::GzDecoder::new(File::open(path).unwrap()).read_to_end(&mut raw).unwrap();
+            raw
+        };
+        names.iter().map(unpack).collect()
+    }
+
+    fn rows(count: usize) -> Vec<u8> {
+        let mut text = b"SRC_IP,PACKETS,BYTES\n".to_vec();
+        text.extend((0..count).flat_map(|i| format!("10.0.{}.{},{i},{}\n", i % 7, i % 250, i * 37).into_bytes()));
+        text
+    }
+
+    fn file_of(bytes: &[u8]) -> File {
+        use std::io::Seek;
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file.rewind().unwrap();
+        file
+    }
+
+    #[test]
+    fn every_byte_arrives_in_order_whatever_the_number_of_threads() {
+        let temp = tempfile::tempdir().unwrap();
+        let text = rows(400_000);
+        let options = Options { rotate_bytes: 3 << 20, ..options() };
+        let run = start(temp.path(), file_of(&text), options, check::Options::default());
+        assert_eq!(end(&run), Outcome::Sealed { by_signal: false, waiting: 0 });
+        let files = unpacked(temp.path());
+        assert!(files.concat() == text);
+        assert_eq!(files.len(), text.len().div_ceil(3 << 20));
+        assert!(files.iter().all(|file| file.ends_with(b"\n")), "a line never spans two files");
+        assert_eq!(run.stats.read.lines.get(), 400_001);
+        assert_eq!(run.stats.written.packets.get(), (0..400_000).sum::<u64>());
+    }
+
+    #[test]
+    fn a_waiting_line_is_on_disk_after_the_flush_interval_and_a_stop_seals() {
+        let temp = tempfile::tempdir().unwrap();
+        let (input, mut feed) = io::pipe().unwrap();
+        let run = start(temp.path(), input, options(), check::Options::default());
+        feed.write_all(b"1,2\n3,").unwrap();
+        let deadline = Instant::now() + HANG_GUARD;
+        while run.stats.written.lines.get() < 1 {
+            assert!(Instant::now() < deadline, "the line is written while the input stays open");
+            thread::yield_now();
+        }
+        run.shutdown.trip(Reason::Signal(15));
+        // The end of the begun line comes while the stop waits for it.
+        feed.write_all(b"4\n").unwrap();
+        assert_eq!(end(&run), Outcome::Sealed { by_signal: true, waiting: 0 });
+        assert_eq!(unpacked(temp.path()).concat(), b"1,2\n3,4\n");
+    }
+
+    #[test]
+    fn each_file_has_the_header_first_and_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let mut text = rows(60_000);
+        text.extend_from_slice(&rows(60_000));
+        let options = Options { rotate_bytes: 1 << 20, ..options() };
+        let check = check::Options { header: check::HeaderMode::EachFile, ..check::Options::default() };
+        let run = start(temp.path(), file_of(&text), options, check);
+        assert_eq!(end(&run), Outcome::Sealed { by_signal: false, waiting: 0 });
+        let header = b"SRC_IP,PACKETS,BYTES\n";
+        let files = unpacked(temp.path());
+        assert!(files.len() > 1);
+        let mut together = header.to_vec();
+        for file in &files {
+            together.extend_from_slice(file.strip_prefix(header).expect("the header first"));
+        }
+        let body = rows(60_000)[header.len()..].to_vec();
+        assert!(together[header.len()..] == [body.clone(), body].concat());
+        assert_eq!(run.stats.header_lines.get(), 2);
+        let accounted = run.stats.written.lines.get() + run.stats.header_lines.get();
+        assert_eq!(run.stats.read.lines.get(), accounted);
+    }
+
+    #[test]
+    fn a_source_that_panics_ends_the_run_with_what_it_gave_sealed() {
+        struct Panics;
+        impl Source for Panics {
+            fn run(self: Box<Self>, sink: &mut dyn Sink, _: &Shutdown) -> Result<SourceEnd, SourceError> {
+                sink.lines(b"1,2\n", Instant::now()).unwrap();
+                panic!("as a source might");
+            }
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let run = start_source(temp.path(), Box::new(Panics), options(), check::Options::default());
+        assert_eq!(end(&run), Outcome::Failed);
+        assert_eq!(unpacked(temp.path()).concat(), b"1,2\n");
     }
 }
