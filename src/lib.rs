@@ -1,6 +1,7 @@
 //! processor
 
 pub mod check;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod flow;
