@@ -19,4 +19,5 @@ pub mod source;
 pub mod spool;
 pub mod stats;
 pub mod supervise;
+pub mod threads;
 pub mod uploader;

@@ -1,4 +1,4 @@
-//! Channels and threads; the only place that spawns.
+//! The stages' threads and the channels between them.
 //!
 //! ```text
 //!              jobs (blocks in all)            order (64)
@@ -18,7 +18,6 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
@@ -32,6 +31,7 @@ use crate::shutdown::{Reason, Shutdown};
 use crate::source::{Sink, Source, SourceEnd, SourceError, Stopped};
 use crate::spool::{Spool, Trouble};
 use crate::stats::Stats;
+use crate::threads::{NoResult, Running, spawn};
 
 /// Settings of the pipeline itself.
 #[derive(Debug, Clone)]
@@ -114,30 +114,6 @@ pub enum Outcome {
     Failed,
 }
 
-/// A named thread's end, to be waited for with a limit.
-#[derive(Debug)]
-pub struct Running<T> {
-    done: Receiver<T>,
-}
-
-/// Spawns the thread `name`; every thread of the program starts here.
-pub fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> io::Result<Running<T>> {
-    let (tell, done) = bounded(1);
-    let body = move || {
-        // Nobody may be waiting any more.
-        let _ = tell.send(work());
-    };
-    thread::Builder::new().name(name.to_owned()).spawn(body)?;
-    Ok(Running { done })
-}
-
-/// Why a stage has no result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NoResult {
-    Panicked,
-    TooLate,
-}
-
 /// The clock of the end: no limit until the latch trips, then `limit` from there.
 struct Patience {
     shutdown: Shutdown,
@@ -152,7 +128,7 @@ impl Patience {
     fn wait<T>(&mut self, stage: &Running<T>, grace: Duration) -> Result<T, NoResult> {
         if self.deadline.is_none() {
             select! {
-                recv(stage.done) -> result => return result.map_err(|_| NoResult::Panicked),
+                recv(stage.done()) -> result => return result.map_err(|_| NoResult::Panicked),
                 recv(self.shutdown.channel()) -> _ => {}
             }
         }
@@ -161,10 +137,7 @@ impl Patience {
             (self.hurry)(deadline);
             deadline
         });
-        stage.done.recv_deadline(deadline + grace).map_err(|error| match error {
-            RecvTimeoutError::Disconnected => NoResult::Panicked,
-            RecvTimeoutError::Timeout => NoResult::TooLate,
-        })
+        stage.wait_until(deadline + grace)
     }
 }
 
@@ -529,7 +502,7 @@ mod tests {
     }
 
     fn end(run: &Run) -> Outcome {
-        run.outcome.done.recv_timeout(HANG_GUARD).expect("the pipeline ends").unwrap()
+        run.outcome.wait_until(Instant::now() + HANG_GUARD).expect("the pipeline ends").unwrap()
     }
 
     /// What the sealed files unpack to, in the order of their names.
@@ -583,7 +556,7 @@ mod tests {
         let deadline = Instant::now() + HANG_GUARD;
         while run.stats.written.lines.get() < 1 {
             assert!(Instant::now() < deadline, "the line is written while the input stays open");
-            thread::yield_now();
+            std::thread::yield_now();
         }
         run.shutdown.trip(Reason::Signal(15));
         // The end of the begun line comes while the stop waits for it.
