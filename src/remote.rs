@@ -8,6 +8,11 @@ use std::time::Instant;
 
 pub mod dir;
 pub mod ftp;
+pub mod reply;
+pub mod retry;
+mod socket;
+mod tls;
+pub mod watchdog;
 
 /// One sealed segment, open for reading.
 #[derive(Debug)]

@@ -1,0 +1,83 @@
+//! What a server's reply says, for decisions and for error texts. Pure.
+//!
+//! Promise: whatever bytes a server sends, the quotation is one short line without control characters and without the
+//! password.
+
+use crate::secret::Secret;
+
+/// Characters of a reply that a text quotes.
+const QUOTED: usize = 200;
+
+/// The code of a complete reply: the three digits that begin its last line (RFC 959, 4.2).
+pub fn code(reply: &[u8]) -> Option<u16> {
+    let last = reply.split(|&byte| byte == b'\n').rfind(|line| !line.trim_ascii().is_empty())?;
+    match last {
+        [a, b, c, rest @ ..] if [a, b, c].iter().all(|digit| digit.is_ascii_digit()) => {
+            if rest.first().is_some_and(u8::is_ascii_digit) {
+                return None;
+            }
+            let digit = |byte: &u8| u16::from(byte - b'0');
+            Some(digit(a) * 100 + digit(b) * 10 + digit(c))
+        }
+        _ => None,
+    }
+}
+
+/// The reply as a text may show it.
+pub fn quote(reply: &[u8], secret: &Secret) -> String {
+    // Longer than what is shown by the length of any secret that could be cut in two at the end.
+    let enough = QUOTED * 4 + secret.reveal().len();
+    let text = String::from_utf8_lossy(&reply[..reply.len().min(enough)]).into_owned();
+    let text = if secret.is_empty() { text } else { text.replace(secret.reveal(), "***") };
+    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut line = clean.split_whitespace().collect::<Vec<_>>().join(" ");
+    if let Some((end, _)) = line.char_indices().nth(QUOTED) {
+        line.truncate(end);
+        line.push('…');
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_last_line_decides() {
+        assert_eq!(code(b"226 done\r\n"), Some(226));
+        assert_eq!(code(b"226-half\r\n550 no\r\n"), Some(550));
+        assert_eq!(code(b"552\r\n"), Some(552));
+        for garbled in [&b""[..], b"\r\n", b"ok\r\n", b"22", b"2266 x"] {
+            assert_eq!(code(garbled), None, "{garbled:?}");
+        }
+    }
+
+    #[test]
+    fn quotations_are_one_clean_line() {
+        let secret = Secret::new("hunter2");
+        assert_eq!(
+            quote(b"530-Sorry\r\n530 bad password hunter2\x1b[2J\r\n", &secret),
+            "530-Sorry 530 bad password *** [2J"
+        );
+        assert_eq!(quote(&b"x".repeat(100_000), &secret).chars().count(), QUOTED + 1);
+    }
+
+    proptest! {
+        #[test]
+        fn no_reply_leaks_or_grows(before in ".{0,300}", after in ".{0,300}") {
+            let secret = Secret::new("s3cr3t-pass");
+            let shown = quote(format!("{before}s3cr3t-pass{after}").as_bytes(), &secret);
+            prop_assert!(!shown.contains("s3cr3t-pass"));
+            prop_assert!(shown.chars().count() <= QUOTED + 1);
+            prop_assert!(!shown.chars().any(char::is_control));
+        }
+
+        #[test]
+        fn any_bytes_do(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let _ = code(&bytes);
+            let _ = quote(&bytes, &Secret::new("x"));
+        }
+    }
+}
