@@ -46,6 +46,8 @@ const LOCK: &str = ".processor.lock";
 /// Where a torn file is packed anew.
 const REPACK: &str = ".processor.repack";
 
+pub mod queue;
+
 /// `processor_spool_full`: what gives way when the spool is at its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WhenFull {

@@ -1,0 +1,293 @@
+//! Sealed segments as a queue: the directory is the queue, its names are the order.
+//!
+//! Promises: only regular files are ever listed, opened or removed, never through a symbolic link; a FIFO or a directory
+//! with a segment's name is passed over. Memory is bounded by the page, whatever the number of files that wait. A removal
+//! is on disk when [`Queue::remove`] returns. It never writes to a segment and never looks at open ones (`.part`).
+
+use std::collections::BinaryHeap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+/// Ending of a sealed segment.
+const SEALED: &str = ".csv.gz";
+/// Names longer than this are not ours: the longest legal prefix leaves room for stamp and index.
+const MAX_NAME: usize = 200;
+/// The file that holds the token of the data directory.
+const TOKEN: &str = ".processor.token";
+/// Letters of a token. 32 bits: two of a thousand probes that share one server directory get the same with a chance of one
+/// in 8,000, and do harm only when they also make the same name at the same time.
+const TOKEN_LEN: usize = 8;
+
+/// The data directory, as the uploader sees it.
+#[derive(Debug)]
+pub struct Queue {
+    dir: OwnedFd,
+}
+
+/// One sealed segment that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// Name without a path.
+    pub name: String,
+    /// Length in bytes when it was listed.
+    pub len: u64,
+}
+
+/// How much waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Waiting {
+    /// Segments.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A name with its place in the order: by stamp, then by index, then by the whole name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Ranked {
+    stamp: String,
+    index: u64,
+    name: String,
+    len: u64,
+}
+
+impl Ranked {
+    fn of(name: &str, len: u64) -> Self {
+        let (stamp, index) = age_key(name);
+        Self { stamp: stamp.to_owned(), index, name: name.to_owned(), len }
+    }
+
+    fn comes_after(&self, name: &str) -> bool {
+        let (stamp, index) = age_key(name);
+        (self.stamp.as_str(), self.index, self.name.as_str()) > (stamp, index, name)
+    }
+}
+
+impl Queue {
+    /// The queue in the directory at `path`, which must exist.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        Ok(Self { dir: rustix::fs::open(path, flags, Mode::empty())? })
+    }
+
+    /// The oldest `limit` segments behind `after` in the order, oldest first.
+    ///
+    /// Reads the whole directory; memory holds `limit` names.
+    pub fn oldest(&self, after: Option<&str>, limit: usize) -> io::Result<Vec<Sealed>> {
+        let mut oldest = BinaryHeap::new();
+        self.each(|name, len| {
+            let ranked = Ranked::of(name, len);
+            if after.is_none_or(|after| ranked.comes_after(after)) {
+                oldest.push(ranked);
+                if oldest.len() > limit {
+                    oldest.pop();
+                }
+            }
+        })?;
+        let sorted = oldest.into_sorted_vec();
+        Ok(sorted.into_iter().map(|Ranked { name, len, .. }| Sealed { name, len }).collect())
+    }
+
+    /// How much waits now.
+    pub fn waiting(&self) -> io::Result<Waiting> {
+        let mut waiting = Waiting::default();
+        self.each(|_, len| {
+            waiting.files += 1;
+            waiting.bytes += len;
+        })?;
+        Ok(waiting)
+    }
+
+    /// Opens a segment for reading. The length is the open file's; `NotFound` when the segment is gone.
+    pub fn open_sealed(&self, sealed: &Sealed) -> io::Result<(File, u64)> {
+        let (file, len) = self.open_regular(&sealed.name, OFlags::RDONLY)?;
+        Ok((file, len))
+    }
+
+    /// Removes a segment for good.
+    pub fn remove(&self, sealed: &Sealed) -> io::Result<()> {
+        rustix::fs::unlinkat(&self.dir, &sealed.name, AtFlags::empty())?;
+        self.sync()
+    }
+
+    /// The mark of this data directory in the names of temp files on servers: made of random bits at the first call, the
+    /// same ever after.
+    pub fn token(&self) -> io::Result<String> {
+        match self.open_regular(TOKEN, OFlags::RDONLY) {
+            Ok((file, _)) => {
+                let mut text = String::new();
+                file.take(64).read_to_string(&mut text)?;
+                let token = text.trim_end();
+                if token.len() == TOKEN_LEN && token.bytes().all(|b| b.is_ascii_hexdigit()) {
+                    return Ok(token.to_owned());
+                }
+                // Torn by a crash before it was ever used, or edited: a new one does no harm.
+                rustix::fs::unlinkat(&self.dir, TOKEN, AtFlags::empty())?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let token = format!("{:08x}", random() as u32);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(rustix::fs::openat(&self.dir, TOKEN, flags, Mode::from_raw_mode(0o640))?);
+        file.write_all(format!("{token}\n").as_bytes())?;
+        file.sync_all()?;
+        self.sync()?;
+        Ok(token)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        match rustix::fs::fsync(&self.dir) {
+            // Some file systems cannot sync a directory and need not.
+            Err(Errno::INVAL) => Ok(()),
+            outcome => Ok(outcome?),
+        }
+    }
+
+    fn open_regular(&self, name: &str, flags: OFlags) -> io::Result<(File, u64)> {
+        // Without NONBLOCK a FIFO would block the open.
+        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&self.dir, name, flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&fd)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok((File::from(fd), u64::try_from(stat.st_size).unwrap_or(0)))
+    }
+
+    fn each(&self, mut take: impl FnMut(&str, u64)) -> io::Result<()> {
+        for entry in rustix::fs::Dir::read_from(&self.dir)? {
+            let entry = entry?;
+            let Some(name) = entry.file_name().to_str().ok().filter(|name| is_sealed(name)) else { continue };
+            match rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
+                    take(name, u64::try_from(stat.st_size).unwrap_or(0));
+                }
+                // Gone since the directory was read, or no file.
+                Ok(_) | Err(Errno::NOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A random number, good enough for names and jitter, not for secrets.
+pub fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::collections::hash_map::RandomState::new().build_hasher().finish()
+}
+
+/// True for what may be uploaded: any file with the ending, also one that somebody put back by hand, but no hidden one and
+/// none whose name would not pass through a control connection.
+fn is_sealed(name: &str) -> bool {
+    name.len() > SEALED.len()
+        && name.len() <= MAX_NAME
+        && name.ends_with(SEALED)
+        && !name.starts_with('.')
+        && !name.contains(|c: char| c.is_control())
+}
+
+/// Stamp and index of a segment's name; a name of another form comes after all stamps, in alphabetical order.
+fn age_key(name: &str) -> (&str, u64) {
+    let stem = name.strip_suffix(SEALED).unwrap_or(name);
+    let key = stem.rsplit_once('_').and_then(|(rest, index)| {
+        let stamp = rest.get(rest.len().checked_sub(15)?..)?;
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let (date, time) = stamp.split_once('_')?;
+        (date.len() == 8 && digits(date) && digits(time) && digits(index)).then_some(())?;
+        Some((stamp, index.parse().ok()?))
+    });
+    key.unwrap_or(("~", 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn queue() -> (tempfile::TempDir, Queue) {
+        let temp = tempfile::tempdir().unwrap();
+        let queue = Queue::open(temp.path()).unwrap();
+        (temp, queue)
+    }
+
+    fn put(temp: &tempfile::TempDir, name: &str, text: &str) {
+        std::fs::write(temp.path().join(name), text).unwrap();
+    }
+
+    fn names(page: &[Sealed]) -> Vec<&str> {
+        page.iter().map(|sealed| sealed.name.as_str()).collect()
+    }
+
+    #[test]
+    fn oldest_first_in_pages() {
+        let (temp, queue) = queue();
+        let sorted = [
+            "f_20251127_102029_999.csv.gz",
+            "f_20251127_102030_000.csv.gz",
+            "f_20251127_102030_999.csv.gz",
+            "f_20251127_102030_1000.csv.gz",
+            "a_20251127_102031_001.csv.gz",
+            "by-hand.csv.gz",
+        ];
+        for name in sorted.iter().rev() {
+            put(&temp, name, name);
+        }
+        let mut seen = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let page = queue.oldest(after.as_deref(), 2).unwrap();
+            assert!(page.len() <= 2);
+            let Some(last) = page.last() else { break };
+            after = Some(last.name.clone());
+            seen.extend(page);
+        }
+        assert_eq!(names(&seen), sorted);
+        let bytes = sorted.iter().map(|name| name.len() as u64).sum();
+        assert_eq!(queue.waiting().unwrap(), Waiting { files: 6, bytes });
+    }
+
+    #[test]
+    fn only_plain_files_of_the_right_name_are_seen() {
+        let (temp, queue) = queue();
+        put(&temp, "real_20251127_102030_000.csv.gz", "x");
+        for name in ["a.part", ".hidden.csv.gz", ".csv.gz", "b.csv", "two\nlines.csv.gz"] {
+            put(&temp, name, "x");
+        }
+        std::fs::create_dir(temp.path().join("dir.csv.gz")).unwrap();
+        symlink("/etc/passwd", temp.path().join("link.csv.gz")).unwrap();
+        rustix::fs::mknodat(&queue.dir, "fifo.csv.gz", FileType::Fifo, Mode::from_raw_mode(0o640), 0).unwrap();
+        assert_eq!(names(&queue.oldest(None, 100).unwrap()), ["real_20251127_102030_000.csv.gz"]);
+        for name in ["link.csv.gz", "fifo.csv.gz", "dir.csv.gz"] {
+            assert!(queue.open_sealed(&Sealed { name: name.into(), len: 0 }).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn removed_is_gone() {
+        let (temp, queue) = queue();
+        put(&temp, "f_20251127_102030_000.csv.gz", "abc");
+        let page = queue.oldest(None, 9).unwrap();
+        assert_eq!(queue.open_sealed(&page[0]).unwrap().1, 3);
+        queue.remove(&page[0]).unwrap();
+        assert_eq!(queue.open_sealed(&page[0]).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(queue.waiting().unwrap(), Waiting::default());
+    }
+
+    #[test]
+    fn the_token_stays() {
+        let (temp, queue) = queue();
+        let token = queue.token().unwrap();
+        assert_eq!(token.len(), TOKEN_LEN);
+        assert_eq!(Queue::open(temp.path()).unwrap().token().unwrap(), token);
+        put(&temp, TOKEN, "../..\n");
+        assert_ne!(queue.token().unwrap(), "../..");
+    }
+}
