@@ -32,6 +32,7 @@ use crate::source::{Sink, Source, SourceEnd, SourceError, Stopped};
 use crate::spool::{Spool, Trouble};
 use crate::stats::Stats;
 use crate::threads::{NoResult, Running, spawn};
+use crate::uploader::LastPass;
 
 /// Settings of the pipeline itself.
 #[derive(Debug, Clone)]
@@ -62,13 +63,6 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 
 /// What ends after its last pass how many files still wait.
 pub type UploadLoop = Box<dyn FnOnce(Receiver<LastPass>) -> u64 + Send>;
-
-/// Tells the upload loop that its next pass is the last.
-#[derive(Debug, Clone, Copy)]
-pub struct LastPass {
-    /// When it must be over; `None` lets it take its time.
-    pub deadline: Option<Instant>,
-}
 
 /// The uploader's side of the end.
 pub struct Upload {

@@ -4,6 +4,7 @@
 //! ```text
 //! .processor.lock     locked while a processor runs here; holds its process id
 //! .processor.next     the next file's index, on disk before it is used
+//! .processor.token    marks this directory's temp files on servers
 //! NAME.part           the open segment: gzip header, pieces; cut back to its last whole piece after a crash
 //! NAME.csv.gz         sealed: trailer, fsync, rename, fsync of the directory; the uploader's queue
 //! rejects/            lines set aside, one text file a day
@@ -31,6 +32,7 @@ use crate::stats::{Stats, Sums};
 
 pub mod dir;
 pub mod names;
+pub mod queue;
 mod rejects;
 pub mod salvage;
 pub mod segment;
@@ -45,8 +47,6 @@ use segment::Segment;
 const LOCK: &str = ".processor.lock";
 /// Where a torn file is packed anew.
 const REPACK: &str = ".processor.repack";
-
-pub mod queue;
 
 /// `processor_spool_full`: what gives way when the spool is at its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -20,6 +20,7 @@ use crate::remote::Remote;
 use crate::remote::retry::{Backoff, Trouble};
 use crate::spool::queue::{Queue, random};
 use crate::stats::Stats;
+use crate::threads;
 
 mod feed;
 mod lane;
@@ -41,7 +42,7 @@ const GRACE: Duration = Duration::from_millis(900);
 
 /// The order for the last pass. A closed channel means the same without a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct FinalPass {
+pub struct LastPass {
     /// When [`Uploader::run`] must be on its way out. The caller tells the remote, too ([`Remote::hurry`]).
     pub deadline: Option<Instant>,
 }
@@ -73,7 +74,7 @@ pub struct Uploader {
 
 impl Uploader {
     /// Runs until the last pass is over. Called once, on a thread of its own.
-    pub fn run(self, end: &Receiver<FinalPass>) -> Left {
+    pub fn run(self, end: &Receiver<LastPass>) -> Left {
         self.log.event(Event::UploaderStarted { interval: self.options.interval });
         let memory = Arc::new(Memory::default());
         let order = self.passes(end, &memory);
@@ -81,7 +82,7 @@ impl Uploader {
     }
 
     /// Pass after pass until the order for the last one comes.
-    fn passes(&self, end: &Receiver<FinalPass>, memory: &Arc<Memory>) -> FinalPass {
+    fn passes(&self, end: &Receiver<LastPass>, memory: &Arc<Memory>) -> LastPass {
         let mut backoff = Backoff::default();
         loop {
             let begun = Instant::now();
@@ -104,13 +105,13 @@ impl Uploader {
             }
             match end.recv_timeout(wait) {
                 Ok(order) => return order,
-                Err(RecvTimeoutError::Disconnected) => return FinalPass::default(),
+                Err(RecvTimeoutError::Disconnected) => return LastPass::default(),
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
     }
 
-    fn last_pass(&self, order: FinalPass, memory: &Arc<Memory>) -> Left {
+    fn last_pass(&self, order: LastPass, memory: &Arc<Memory>) -> Left {
         let waiting = self.queue.waiting().unwrap_or_default();
         let mut cut = order.deadline.is_some_and(|deadline| deadline <= Instant::now());
         if waiting.files > 0 && !cut {
@@ -126,7 +127,7 @@ impl Uploader {
     }
 
     /// One pass over the queue. An order that comes meanwhile is handed back; its deadline bounds this pass, too.
-    fn pass(&self, end: &Receiver<FinalPass>, mut order: Option<FinalPass>, memory: &Arc<Memory>) -> Outcome {
+    fn pass(&self, end: &Receiver<LastPass>, mut order: Option<LastPass>, memory: &Arc<Memory>) -> Outcome {
         let begun = Instant::now();
         let pass = Arc::new(Pass::new(self, Arc::clone(memory)));
         let (told, notes) = bounded(2 * self.options.connections + 2);
@@ -161,8 +162,7 @@ impl Uploader {
 /// Starts a lane's thread; false when the system has none left, which ends the pass when it was the first.
 fn start_lane(pass: &Arc<Pass>, number: usize, told: &Sender<Note>) -> bool {
     let (theirs, told) = (Arc::clone(pass), told.clone());
-    let thread = std::thread::Builder::new().name(format!("upload-{number}"));
-    let started = thread.spawn(move || {
+    let started = threads::spawn(&format!("upload-{number}"), move || {
         let _ended = TellEnd(&told);
         lane::run(&theirs, number == 0, || {
             let _ = told.try_send(Note::Opened);
@@ -195,5 +195,5 @@ impl Drop for TellEnd<'_> {
 
 struct Outcome {
     end: PassEnd,
-    order: Option<FinalPass>,
+    order: Option<LastPass>,
 }

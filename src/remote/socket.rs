@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::watchdog::Watch;
+use crate::threads;
 
 /// Unsent bytes that the kernel takes before a write waits. Small, so that after the last write the wait for the server's
 /// reply is not spent on megabytes that are still in our own buffer; the bytes in flight are not limited by it.
@@ -61,19 +62,16 @@ impl Resolver {
             self.running.fetch_sub(1, Ordering::Relaxed);
             return Err(io::Error::new(io::ErrorKind::TimedOut, "earlier look-ups have not come back"));
         }
-        let (answer, answered) = crossbeam_channel::bounded(1);
         let (running, name) = (Arc::clone(&self.running), host.to_owned());
-        let lookup = move || {
+        let lookup = threads::spawn("ftp-resolve", move || {
             let found = (name.as_str(), port).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
             running.fetch_sub(1, Ordering::Relaxed);
-            // Nobody waits any more when the limit has passed.
-            let _ = answer.send(found);
-        };
-        if let Err(source) = std::thread::Builder::new().name("ftp-resolve".into()).spawn(lookup) {
+            found
+        });
+        let lookup = lookup.inspect_err(|_| {
             self.running.fetch_sub(1, Ordering::Relaxed);
-            return Err(source);
-        }
-        match answered.recv_timeout(limit) {
+        })?;
+        match lookup.wait_until(Instant::now() + limit) {
             Ok(Ok(found)) if found.is_empty() => {
                 Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
             }

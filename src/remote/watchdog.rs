@@ -10,14 +10,14 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use crate::threads;
 
 /// The thread and the sockets it watches. The thread ends when this is dropped.
 #[derive(Debug)]
 pub struct Watchdog {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -102,8 +102,9 @@ impl Watchdog {
     pub fn start() -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("ftp-watch".into()).spawn(move || theirs.run())?;
-        Ok(Self { shared, thread: Some(thread) })
+        // It ends at the drop; nothing is to be waited for.
+        threads::spawn("ftp-watch", move || theirs.run())?;
+        Ok(Self { shared })
     }
 
     /// A watch at rest, without sockets.
@@ -131,9 +132,6 @@ impl Drop for Watchdog {
     fn drop(&mut self) {
         self.shared.lock().ended = true;
         self.shared.changed.notify_all();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 

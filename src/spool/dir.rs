@@ -142,19 +142,25 @@ impl Dir {
     /// The regular files whose name `wanted` accepts, in no order. Names that are not UTF-8 are never ours.
     pub fn files(&self, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
+        self.visit(wanted, |name, len| entries.push(Entry { name: name.to_owned(), len }))?;
+        Ok(entries)
+    }
+
+    /// As [`Self::files`], one after the other: name and length in bytes.
+    pub fn visit(&self, wanted: impl Fn(&str) -> bool, mut each: impl FnMut(&str, u64)) -> io::Result<()> {
         for entry in rustix::fs::Dir::read_from(&self.fd)? {
             let entry = entry?;
             let Some(name) = entry.file_name().to_str().ok().filter(|name| wanted(name)) else { continue };
             match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
-                    entries.push(Entry { name: name.to_owned(), len: u64::try_from(stat.st_size).unwrap_or(0) });
+                    each(name, u64::try_from(stat.st_size).unwrap_or(0));
                 }
                 // Gone since the directory was read, or not a file.
                 Ok(_) | Err(Errno::NOENT) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(entries)
+        Ok(())
     }
 }
 

@@ -7,14 +7,10 @@
 use std::collections::BinaryHeap;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
-use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
-use rustix::io::Errno;
+use super::dir::Dir;
+use super::names::{age_key, is_sealed};
 
-/// Ending of a sealed segment.
-const SEALED: &str = ".csv.gz";
 /// Names longer than this are not ours: the longest legal prefix leaves room for stamp and index.
 const MAX_NAME: usize = 200;
 /// The file that holds the token of the data directory.
@@ -26,7 +22,7 @@ const TOKEN_LEN: usize = 8;
 /// The data directory, as the uploader sees it.
 #[derive(Debug)]
 pub struct Queue {
-    dir: OwnedFd,
+    dir: Dir,
 }
 
 /// One sealed segment that waits.
@@ -69,10 +65,9 @@ impl Ranked {
 }
 
 impl Queue {
-    /// The queue in the directory at `path`, which must exist.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        Ok(Self { dir: rustix::fs::open(path, flags, Mode::empty())? })
+    /// The queue in `dir`.
+    pub fn new(dir: Dir) -> Self {
+        Self { dir }
     }
 
     /// The oldest `limit` segments behind `after` in the order, oldest first.
@@ -80,7 +75,7 @@ impl Queue {
     /// Reads the whole directory; memory holds `limit` names.
     pub fn oldest(&self, after: Option<&str>, limit: usize) -> io::Result<Vec<Sealed>> {
         let mut oldest = BinaryHeap::new();
-        self.each(|name, len| {
+        self.dir.visit(is_uploadable, |name, len| {
             let ranked = Ranked::of(name, len);
             if after.is_none_or(|after| ranked.comes_after(after)) {
                 oldest.push(ranked);
@@ -96,7 +91,7 @@ impl Queue {
     /// How much waits now.
     pub fn waiting(&self) -> io::Result<Waiting> {
         let mut waiting = Waiting::default();
-        self.each(|_, len| {
+        self.dir.visit(is_uploadable, |_, len| {
             waiting.files += 1;
             waiting.bytes += len;
         })?;
@@ -105,21 +100,22 @@ impl Queue {
 
     /// Opens a segment for reading. The length is the open file's; `NotFound` when the segment is gone.
     pub fn open_sealed(&self, sealed: &Sealed) -> io::Result<(File, u64)> {
-        let (file, len) = self.open_regular(&sealed.name, OFlags::RDONLY)?;
+        let file = self.dir.open_read(&sealed.name)?;
+        let len = file.metadata()?.len();
         Ok((file, len))
     }
 
     /// Removes a segment for good.
     pub fn remove(&self, sealed: &Sealed) -> io::Result<()> {
-        rustix::fs::unlinkat(&self.dir, &sealed.name, AtFlags::empty())?;
-        self.sync()
+        self.dir.remove(&sealed.name)?;
+        self.dir.sync()
     }
 
     /// The mark of this data directory in the names of temp files on servers: made of random bits at the first call, the
     /// same ever after.
     pub fn token(&self) -> io::Result<String> {
-        match self.open_regular(TOKEN, OFlags::RDONLY) {
-            Ok((file, _)) => {
+        match self.dir.open_read(TOKEN) {
+            Ok(file) => {
                 let mut text = String::new();
                 file.take(64).read_to_string(&mut text)?;
                 let token = text.trim_end();
@@ -127,53 +123,17 @@ impl Queue {
                     return Ok(token.to_owned());
                 }
                 // Torn by a crash before it was ever used, or edited: a new one does no harm.
-                rustix::fs::unlinkat(&self.dir, TOKEN, AtFlags::empty())?;
+                self.dir.remove(TOKEN)?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
         let token = format!("{:08x}", random() as u32);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut file = File::from(rustix::fs::openat(&self.dir, TOKEN, flags, Mode::from_raw_mode(0o640))?);
+        let mut file = self.dir.create_new(TOKEN)?;
         file.write_all(format!("{token}\n").as_bytes())?;
         file.sync_all()?;
-        self.sync()?;
+        self.dir.sync()?;
         Ok(token)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        match rustix::fs::fsync(&self.dir) {
-            // Some file systems cannot sync a directory and need not.
-            Err(Errno::INVAL) => Ok(()),
-            outcome => Ok(outcome?),
-        }
-    }
-
-    fn open_regular(&self, name: &str, flags: OFlags) -> io::Result<(File, u64)> {
-        // Without NONBLOCK a FIFO would block the open.
-        let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&self.dir, name, flags, Mode::empty())?;
-        let stat = rustix::fs::fstat(&fd)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-        }
-        Ok((File::from(fd), u64::try_from(stat.st_size).unwrap_or(0)))
-    }
-
-    fn each(&self, mut take: impl FnMut(&str, u64)) -> io::Result<()> {
-        for entry in rustix::fs::Dir::read_from(&self.dir)? {
-            let entry = entry?;
-            let Some(name) = entry.file_name().to_str().ok().filter(|name| is_sealed(name)) else { continue };
-            match rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile => {
-                    take(name, u64::try_from(stat.st_size).unwrap_or(0));
-                }
-                // Gone since the directory was read, or no file.
-                Ok(_) | Err(Errno::NOENT) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
     }
 }
 
@@ -183,38 +143,22 @@ pub fn random() -> u64 {
     std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
-/// True for what may be uploaded: any file with the ending, also one that somebody put back by hand, but no hidden one and
-/// none whose name would not pass through a control connection.
-fn is_sealed(name: &str) -> bool {
-    name.len() > SEALED.len()
-        && name.len() <= MAX_NAME
-        && name.ends_with(SEALED)
-        && !name.starts_with('.')
-        && !name.contains(|c: char| c.is_control())
-}
-
-/// Stamp and index of a segment's name; a name of another form comes after all stamps, in alphabetical order.
-fn age_key(name: &str) -> (&str, u64) {
-    let stem = name.strip_suffix(SEALED).unwrap_or(name);
-    let key = stem.rsplit_once('_').and_then(|(rest, index)| {
-        let stamp = rest.get(rest.len().checked_sub(15)?..)?;
-        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        let (date, time) = stamp.split_once('_')?;
-        (date.len() == 8 && digits(date) && digits(time) && digits(index)).then_some(())?;
-        Some((stamp, index.parse().ok()?))
-    });
-    key.unwrap_or(("~", 0))
+/// True for a sealed segment whose name passes through a control connection.
+fn is_uploadable(name: &str) -> bool {
+    is_sealed(name) && name.len() <= MAX_NAME && !name.contains(|c: char| c.is_control() || c == '\\')
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
 
+    use rustix::fs::{FileType, Mode};
+
     use super::*;
 
     fn queue() -> (tempfile::TempDir, Queue) {
         let temp = tempfile::tempdir().unwrap();
-        let queue = Queue::open(temp.path()).unwrap();
+        let queue = Queue::new(Dir::open(temp.path()).unwrap());
         (temp, queue)
     }
 
@@ -286,7 +230,7 @@ mod tests {
         let (temp, queue) = queue();
         let token = queue.token().unwrap();
         assert_eq!(token.len(), TOKEN_LEN);
-        assert_eq!(Queue::open(temp.path()).unwrap().token().unwrap(), token);
+        assert_eq!(Queue::new(Dir::open(temp.path()).unwrap()).token().unwrap(), token);
         put(&temp, TOKEN, "../..\n");
         assert_ne!(queue.token().unwrap(), "../..");
     }

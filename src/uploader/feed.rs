@@ -121,6 +121,7 @@ impl Feed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spool::dir::Dir;
 
     fn all(feed: &mut Feed, queue: &Queue, memory: &Memory) -> Vec<String> {
         std::iter::from_fn(|| feed.next(queue, memory).unwrap()).map(|sealed| sealed.name).collect()
@@ -129,7 +130,7 @@ mod tests {
     #[test]
     fn failed_ones_come_last_until_they_are_gone() {
         let temp = tempfile::tempdir().unwrap();
-        let queue = Queue::open(temp.path()).unwrap();
+        let queue = Queue::new(Dir::open(temp.path()).unwrap());
         let name = |n: u32| format!("f_20251127_102030_{n:03}.csv.gz");
         for n in 0..4 {
             std::fs::write(temp.path().join(name(n)), "x").unwrap();
@@ -148,7 +149,7 @@ mod tests {
     #[test]
     fn more_than_a_page_comes_in_order() {
         let temp = tempfile::tempdir().unwrap();
-        let queue = Queue::open(temp.path()).unwrap();
+        let queue = Queue::new(Dir::open(temp.path()).unwrap());
         let names: Vec<_> = (0..PAGE + 10).map(|n| format!("f_20251127_102030_{n:06}.csv.gz")).collect();
         for name in names.iter().rev() {
             std::fs::write(temp.path().join(name), "").unwrap();
