@@ -455,7 +455,7 @@ fn build(given: &mut Given, inputs: &Inputs, read: &dyn Fn(&Path) -> io::Result<
             interval: given.seconds("processor_upload_interval_sec"),
             connections: given.number("processor_ftp_connections") as usize,
         },
-        report: report(given, inputs),
+        report: report(given, inputs, zone),
         log: log_options(given, inputs, zone),
         metrics_listen: given.text("processor_metrics_listen").and_then(keys::listen),
         programs: Programs {
@@ -582,7 +582,7 @@ fn file_name_part(host: &str) -> String {
     host.chars().take(63).map(plain).collect()
 }
 
-fn report(given: &mut Given, inputs: &Inputs) -> Option<report::Options> {
+fn report(given: &mut Given, inputs: &Inputs, zone: Zone) -> Option<report::Options> {
     if !given.flag("processor_status_report_enabled") {
         return None;
     }
@@ -601,6 +601,7 @@ fn report(given: &mut Given, inputs: &Inputs) -> Option<report::Options> {
         file,
         file_max_bytes: given.number("processor_status_report_file_max_mb") * MIB,
         file_backups: given.number("processor_status_report_file_backups") as u32,
+        zone,
     })
 }
 
