@@ -6,6 +6,16 @@
 //! the same file; [`Relay`] hands that state on. So a slow probe's small pieces compress as one stream, and under load
 //! pieces become independent, and parallel, by themselves.
 
+pub mod field;
+
+mod bits;
+mod block;
+mod fields;
+mod huffman;
+mod matches;
+mod plain;
+mod rows;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flate2::{Compress, Compression, FlushCompress, Status};

@@ -1,0 +1,198 @@
+//! How far two places agree: the one comparison behind every candidate, and a general finder for bytes without fields.
+//!
+//! Promises: [`Lanes::common`] gives the same number on every path, so the output does not depend on the processor.
+
+#![allow(clippy::inline_always, reason = "the hot loop is compiled as a whole for the features of its caller")]
+
+/// The width in which bytes are compared and scanned. Chosen once at run time; every choice gives the same results.
+pub(crate) trait Lanes: Copy {
+    /// Thirty-two bytes, ready to be compared.
+    type Probe: Copy;
+
+    /// Takes up the bytes that candidates are compared with.
+    fn load(self, head: &[u8; 32]) -> Self::Probe;
+
+    /// How many of the first 32 bytes at `at` are those of `probe`.
+    fn same(self, probe: Self::Probe, bytes: &[u8], at: usize) -> u32;
+
+    /// How many bytes from `old` and from `new` agree, at most `most`. `old < new`.
+    ///
+    /// `bytes` must go on for 32 bytes after `new + most`, whatever they are.
+    #[inline(always)]
+    fn common(self, bytes: &[u8], old: usize, new: usize, most: usize) -> usize {
+        let mut length = 0;
+        while length < most {
+            let Some(head) = bytes.get(new + length..).and_then(<[u8]>::first_chunk) else {
+                debug_assert!(false, "the buffer is not padded");
+                return length;
+            };
+            let same = self.same(self.load(head), bytes, old + length) as usize;
+            length += same;
+            if same < 32 {
+                break;
+            }
+        }
+        length.min(most)
+    }
+
+    /// Which of the 64 bytes at `at` are `separator` or a newline: bit i for byte i.
+    fn marks(self, bytes: &[u8], at: usize, separator: u8) -> u64;
+}
+
+/// The farthest a match may reach back (RFC 1951, 2).
+pub(crate) const WINDOW: usize = 32 * 1024;
+
+/// Bytes readable after the last byte that counts.
+pub(crate) const PADDING: usize = 64;
+
+/// Eight bytes at a time, on any machine.
+#[derive(Clone, Copy)]
+pub(crate) struct Words;
+
+/// The eight bytes at `at`, the first lowest; zero where `bytes` ends early, which padded buffers never do.
+#[inline(always)]
+pub(crate) fn word(bytes: &[u8], at: usize) -> u64 {
+    match bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        Some(chunk) => u64::from_le_bytes(*chunk),
+        None => 0,
+    }
+}
+
+impl Lanes for Words {
+    type Probe = [u64; 4];
+
+    #[inline(always)]
+    fn load(self, head: &[u8; 32]) -> [u64; 4] {
+        [word(head, 0), word(head, 8), word(head, 16), word(head, 24)]
+    }
+
+    #[inline(always)]
+    fn same(self, probe: [u64; 4], bytes: &[u8], at: usize) -> u32 {
+        let Some(other) = bytes.get(at..).and_then(<[u8]>::first_chunk::<32>) else { return 0 };
+        let other = self.load(other);
+        for lane in 0..4 {
+            let differ = probe[lane] ^ other[lane];
+            if differ != 0 {
+                return lane as u32 * 8 + differ.trailing_zeros() / 8;
+            }
+        }
+        32
+    }
+
+    #[inline(always)]
+    fn marks(self, bytes: &[u8], at: usize, separator: u8) -> u64 {
+        const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+        let zeros = |word: u64| !((word & LOW).wrapping_add(LOW) | word | LOW);
+        let separators = u64::from_ne_bytes([separator; 8]);
+        let newlines = u64::from_ne_bytes([b'\n'; 8]);
+        let mut marks = 0;
+        for eighth in 0..8 {
+            let word = word(bytes, at + eighth * 8);
+            let found = (zeros(word ^ separators) | zeros(word ^ newlines)) >> 7;
+            marks |= (found.wrapping_mul(0x0102_0408_1020_4080) >> 56) << (eighth * 8);
+        }
+        marks
+    }
+}
+
+/// Thirty-two bytes at a time. Can only be had from [`Wide::detect`].
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(crate) struct Wide(());
+
+#[cfg(target_arch = "x86_64")]
+impl Wide {
+    /// `Some` when this processor has AVX2 and the bit instructions that came with it.
+    pub(crate) fn detect() -> Option<Self> {
+        let all = std::is_x86_feature_detected!("avx2")
+            && std::is_x86_feature_detected!("bmi1")
+            && std::is_x86_feature_detected!("bmi2")
+            && std::is_x86_feature_detected!("lzcnt")
+            && std::is_x86_feature_detected!("popcnt");
+        all.then_some(Self(()))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+impl Lanes for Wide {
+    type Probe = std::arch::x86_64::__m256i;
+
+    #[inline(always)]
+    fn load(self, head: &[u8; 32]) -> Self::Probe {
+        // SAFETY: an unaligned load of an array of 32 bytes, where AVX2 was detected.
+        unsafe { std::arch::x86_64::_mm256_loadu_si256(head.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn same(self, probe: Self::Probe, bytes: &[u8], at: usize) -> u32 {
+        use std::arch::x86_64::{_mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_movemask_epi8};
+        let Some(other) = bytes.get(at..).and_then(<[u8]>::first_chunk::<32>) else { return 0 };
+        // SAFETY: an unaligned load of an array of 32 bytes, where AVX2 was detected.
+        let equal = unsafe {
+            let other = _mm256_loadu_si256(other.as_ptr().cast());
+            _mm256_movemask_epi8(_mm256_cmpeq_epi8(probe, other))
+        };
+        (!equal).trailing_zeros()
+    }
+
+    #[inline(always)]
+    fn marks(self, bytes: &[u8], at: usize, separator: u8) -> u64 {
+        use std::arch::x86_64::{
+            _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_movemask_epi8, _mm256_or_si256, _mm256_set1_epi8,
+        };
+        let mut marks = 0;
+        for half in [32, 0] {
+            let Some(lane) = bytes.get(at + half..).and_then(<[u8]>::first_chunk::<32>) else {
+                return Words.marks(bytes, at, separator);
+            };
+            // SAFETY: an unaligned load of an array of 32 bytes, where AVX2 was detected.
+            let found = unsafe {
+                let lane = _mm256_loadu_si256(lane.as_ptr().cast());
+                let separators = _mm256_cmpeq_epi8(lane, _mm256_set1_epi8(separator.cast_signed()));
+                let newlines = _mm256_cmpeq_epi8(lane, _mm256_set1_epi8(b'\n'.cast_signed()));
+                _mm256_movemask_epi8(_mm256_or_si256(separators, newlines))
+            };
+            marks = marks << 32 | u64::from(found.cast_unsigned());
+        }
+        marks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn words_end_where_bytes_end() {
+        assert_eq!(word(b"abcdefgh", 0), u64::from_le_bytes(*b"abcdefgh"));
+        assert_eq!(word(b"abcdefgh", 1), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn every_path_sees_the_same(
+            bytes in prop::collection::vec(prop_oneof![Just(b'a'), Just(b','), Just(b'\n'), any::<u8>()], 512),
+            old in 0_usize..200,
+            ahead in 1_usize..200,
+            most in 0_usize..48,
+        ) {
+            let new = old + ahead;
+            let naive = (0..most).take_while(|&at| bytes[old + at] == bytes[new + at]).count();
+            prop_assert_eq!(Words.common(&bytes, old, new, most), naive);
+            let head = bytes[new..].first_chunk::<32>().unwrap();
+            let same = (0..32).take_while(|&at| bytes[old + at] == bytes[new + at]).count() as u32;
+            prop_assert_eq!(Words.same(Words.load(head), &bytes, old), same);
+            let marks = (0..64).filter(|&at| matches!(bytes[old + at], b',' | b'\n')).fold(0, |marks, at| marks | 1_u64 << at);
+            prop_assert_eq!(Words.marks(&bytes, old, b','), marks);
+            #[cfg(target_arch = "x86_64")]
+            if let Some(wide) = Wide::detect() {
+                prop_assert_eq!(wide.common(&bytes, old, new, most), naive);
+                prop_assert_eq!(wide.same(wide.load(head), &bytes, old), same);
+                prop_assert_eq!(wide.marks(&bytes, old, b','), marks);
+            }
+        }
+    }
+}
