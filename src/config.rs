@@ -90,6 +90,9 @@ impl SourceKind {
     }
 }
 
+/// The sources of this version; the others are known words and refused. Longer with every version.
+const BUILT: &[SourceKind] = &[SourceKind::Stdin];
+
 /// The programs of source `pmacct`; `None` is the one found in `PATH`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Programs {
@@ -455,7 +458,7 @@ fn build(given: &mut Given, inputs: &Inputs, read: &dyn Fn(&Path) -> io::Result<
             interval: given.seconds("processor_upload_interval_sec"),
             connections: given.number("processor_ftp_connections") as usize,
         },
-        report: report(given, inputs),
+        report: report(given, inputs, zone),
         log: log_options(given, inputs, zone),
         metrics_listen: given.text("processor_metrics_listen").and_then(keys::listen),
         programs: Programs {
@@ -467,6 +470,10 @@ fn build(given: &mut Given, inputs: &Inputs, read: &dyn Fn(&Path) -> io::Result<
         settings: Vec::new(),
     };
     later(given, &config);
+    if !BUILT.contains(&source) {
+        let text = format!("{} is not built in this version yet; use stdin", source.name());
+        given.problem(&given.origin("processor_source"), "processor_source", text);
+    }
     config.settings = settings(given, &config, inputs);
     config.warnings = std::mem::take(&mut given.warnings);
     config
@@ -582,7 +589,7 @@ fn file_name_part(host: &str) -> String {
     host.chars().take(63).map(plain).collect()
 }
 
-fn report(given: &mut Given, inputs: &Inputs) -> Option<report::Options> {
+fn report(given: &mut Given, inputs: &Inputs, zone: Zone) -> Option<report::Options> {
     if !given.flag("processor_status_report_enabled") {
         return None;
     }
@@ -601,6 +608,7 @@ fn report(given: &mut Given, inputs: &Inputs) -> Option<report::Options> {
         file,
         file_max_bytes: given.number("processor_status_report_file_max_mb") * MIB,
         file_backups: given.number("processor_status_report_file_backups") as u32,
+        zone,
     })
 }
 
@@ -617,9 +625,8 @@ fn log_options(given: &Given, inputs: &Inputs, zone: Zone) -> log::Options {
 
 /// Keys that are read and checked although what they ask for is not built yet. Shorter with every version.
 fn later(given: &mut Given, config: &Config) {
-    let metrics = config.metrics_listen.is_some().then_some("processor_metrics_listen");
-    let source = (config.source != SourceKind::Stdin).then_some("processor_source");
-    for key in [metrics, source].into_iter().flatten() {
+    if config.metrics_listen.is_some() {
+        let key = "processor_metrics_listen";
         let value = given.text(key).unwrap_or_default().to_owned();
         given.warnings.push(Event::FeatureLater { key, value });
     }

@@ -1,8 +1,32 @@
 //! The status report: one JSON object every interval, by POST and to a file.
+//!
+//! Promises: totals are the process's counters themselves, so that they agree with the files; every report made is
+//! recorded in the file whether or not its POST worked; a receiver that hangs delays neither the next report's numbers nor
+//! the program's end. It adds members to the object and never renames one.
+//!
+//! It follows no redirect, keeps no connection, reads no more of an answer than it must, and never retries: the next
+//! report carries the totals anyway.
+//!
+//! ```text
+//! Reporter::run   numbers → JSON → file ──bounded(1)──▶ Poster::run   POST
+//! ```
 
+use std::convert::Infallible;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use crate::clock::{self, Zone};
+use crate::log::{Event, Log};
+use crate::stats::Stats;
+
+mod file;
+mod post;
+
+pub use post::Poster;
 
 /// Settings of the status report.
 #[derive(Debug, Clone)]
@@ -19,6 +43,8 @@ pub struct Options {
     pub file_max_bytes: u64,
     /// Rotated files that are kept; 0 keeps all.
     pub file_backups: u32,
+    /// Zone of the stamps in the file.
+    pub zone: Zone,
 }
 
 /// Where reports go. A password in it shows neither in `Debug` nor in `Display`.
@@ -54,3 +80,204 @@ impl fmt::Debug for Url {
         write!(f, "{self}")
     }
 }
+
+/// The numbers that a report is made of, at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets in the lines read.
+    pub rcv_packets: u64,
+    /// Bytes in the lines read.
+    pub rcv_bytes: u64,
+    /// Packets in the lines written to files.
+    pub packets: u64,
+    /// Bytes in the lines written to files.
+    pub bytes: u64,
+    /// Lines read.
+    pub lines: u64,
+    /// Lines set aside, or left out as headers.
+    pub rejected_lines: u64,
+    /// Lines lost.
+    pub dropped_lines: u64,
+    /// Sealed files that wait now.
+    pub spool_files: u64,
+    /// Their bytes.
+    pub spool_bytes: u64,
+    /// Files uploaded.
+    pub uploaded_files: u64,
+    /// Their bytes.
+    pub uploaded_bytes: u64,
+    /// Attempts to upload that failed.
+    pub upload_failures: u64,
+}
+
+impl Counters {
+    /// The counters now. What is written was read before, so it is looked at first: a report never tells more written than
+    /// read.
+    pub fn of(stats: &Stats) -> Self {
+        let (packets, bytes) = (stats.written.packets.get(), stats.written.octets.get());
+        Self {
+            packets,
+            bytes,
+            rcv_packets: stats.read.packets.get(),
+            rcv_bytes: stats.read.octets.get(),
+            lines: stats.read.lines.get(),
+            rejected_lines: stats.rejected.lines.get(),
+            dropped_lines: stats.dropped.lines.get(),
+            spool_files: stats.spool_files.get(),
+            spool_bytes: stats.spool_bytes.get(),
+            uploaded_files: stats.uploaded_files.get(),
+            uploaded_bytes: stats.uploaded_bytes.get(),
+            upload_failures: stats.upload_failures.get(),
+        }
+    }
+}
+
+/// Knows what the last report told. Pure: time and counters are arguments.
+#[derive(Debug)]
+pub struct Meter {
+    start: Instant,
+    last_at: Instant,
+    last: Counters,
+}
+
+impl Meter {
+    /// A meter of a process that started at `start`, with all counters at 0.
+    pub fn new(start: Instant) -> Self {
+        Self { start, last_at: start, last: Counters::default() }
+    }
+
+    /// The report at `now`; the next one counts from here.
+    pub fn report(&mut self, counters: Counters, now: Instant) -> Report {
+        let report = Report {
+            run: now.saturating_duration_since(self.start),
+            since_last: now.saturating_duration_since(self.last_at),
+            last: self.last,
+            now: counters,
+        };
+        (self.last_at, self.last) = (now, counters);
+        report
+    }
+}
+
+/// One report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    run: Duration,
+    since_last: Duration,
+    last: Counters,
+    now: Counters,
+}
+
+impl Report {
+    /// The object that receivers in the field expect, key by key; averages are whole numbers a second.
+    pub fn json(&self, uuid: &str) -> String {
+        let (last, now) = (&self.last, &self.now);
+        let sums = |c: &Counters| [c.rcv_packets, c.rcv_bytes, c.packets, c.bytes];
+        let (before, total) = (sums(last), sums(now));
+        let current = [0, 1, 2, 3].map(|i| total[i].saturating_sub(before[i]));
+        let mut members = vec![
+            format!(r#""uuid":{}"#, serde_json::Value::from(uuid)),
+            format!(r#""runSecs":{}"#, self.run.as_secs()),
+        ];
+        for (scope, sums, time) in [("cur", current, self.since_last), ("total", total, self.run)] {
+            let names = ["RcvPkts", "RcvBytes", "Pkts", "Bytes"];
+            members.extend(names.iter().zip(sums).map(|(name, sum)| format!(r#""{scope}{name}":{sum}"#)));
+            let names = ["AvgRcvPps", "AvgRcvBps", "AvgPps", "AvgBps"];
+            let averages = sums.map(|sum| per_second(sum, time));
+            members.extend(names.iter().zip(averages).map(|(name, average)| format!(r#""{scope}{name}":{average}"#)));
+        }
+        let ours = [
+            ("lines", now.lines),
+            ("rejectedLines", now.rejected_lines),
+            ("droppedLines", now.dropped_lines),
+            ("spoolFiles", now.spool_files),
+            ("spoolBytes", now.spool_bytes),
+            ("uploadedFiles", now.uploaded_files),
+            ("uploadedBytes", now.uploaded_bytes),
+            ("uploadFailures", now.upload_failures),
+        ];
+        members.extend(ours.map(|(name, number)| format!(r#""{name}":{number}"#)));
+        format!("{{{}}}", members.join(","))
+    }
+}
+
+/// `sum` a second over `time`, rounded down; 0 when no time has passed.
+fn per_second(sum: u64, time: Duration) -> u64 {
+    let average = (u128::from(sum) * 1000).checked_div(time.as_millis()).unwrap_or(0);
+    u64::try_from(average).unwrap_or(u64::MAX)
+}
+
+/// How long the end of the program waits for the last POST.
+const MOMENT: Duration = Duration::from_millis(500);
+
+/// Makes the reports; the thread `report`.
+#[derive(Debug)]
+pub struct Reporter {
+    options: Options,
+    log: Log,
+    record: Option<file::Record>,
+    /// One report may wait while another is on its way. More would be old news, and the totals are in the next one.
+    posts: Option<Sender<String>>,
+    /// Disconnected when the poster has ended.
+    posted: Receiver<Infallible>,
+}
+
+impl Reporter {
+    /// The reporter and, with a URL, the poster that needs a thread of its own. Starts and opens nothing.
+    pub fn new(options: Options, log: &Log) -> (Self, Option<Poster>) {
+        let (posts, to_post) = bounded(1);
+        let (posting, posted) = bounded(0);
+        let poster = options.url.clone().map(|url| Poster::new(url, log.clone(), to_post, posting));
+        let record = options.file.clone().map(|path| file::Record {
+            path,
+            max_bytes: options.file_max_bytes,
+            backups: options.file_backups,
+        });
+        let posts = poster.is_some().then_some(posts);
+        (Self { options, log: log.clone(), record, posts, posted }, poster)
+    }
+
+    /// Reports every interval until `closed` is disconnected, then once more, so that the last report has the sums of the
+    /// whole run. Returns within half a second of that; a POST under way is left behind. Call it with all stages started
+    /// and close it when they have ended.
+    pub fn run(self, stats: &Arc<Stats>, closed: &Receiver<Infallible>) {
+        let start = Instant::now();
+        let mut meter = Meter::new(start);
+        let mut due = start + self.options.interval;
+        while closed.recv_deadline(due) == Err(RecvTimeoutError::Timeout) {
+            self.report(&meter.report(Counters::of(stats), Instant::now()), Instant::now());
+            due = next(due, self.options.interval, Instant::now());
+        }
+        let deadline = Instant::now() + MOMENT;
+        self.report(&meter.report(Counters::of(stats), Instant::now()), deadline);
+        let Self { posts, posted, .. } = self;
+        drop(posts);
+        // It answers by ending; what it says is of no matter.
+        let _ = posted.recv_deadline(deadline);
+    }
+
+    /// Records a report and hands it to the poster, waiting until `deadline` for one that is busy.
+    fn report(&self, report: &Report, deadline: Instant) {
+        let json = report.json(&self.options.uuid);
+        if let Some(record) = &self.record {
+            let stamp = self.options.zone.local(clock::now()).to_rfc3339_opts(chrono::SecondsFormat::Secs, false);
+            if let Err(error) = record.append(&format!("{stamp} {json}\n")) {
+                self.log.event(Event::ReportFailed { error: format!("{}: {error}", record.path.display()) });
+            }
+        }
+        if let Some(posts) = &self.posts
+            && posts.send_deadline(json, deadline).is_err()
+        {
+            self.log.event(Event::ReportFailed { error: "the receiver still has not answered the last one".into() });
+        }
+    }
+}
+
+/// The time after `due` at which the next report is made: on the beat, and without catching up on beats that were missed.
+fn next(due: Instant, interval: Duration, now: Instant) -> Instant {
+    let next = due + interval;
+    if next > now { next } else { now + interval }
+}
+
+#[cfg(test)]
+mod tests;

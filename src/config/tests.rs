@@ -165,7 +165,7 @@ fn without_upload_no_server_is_needed() {
 fn odd_things_are_warnings() {
     let config = with(
         "processor_ftp_prot: 2121\nprocessor_ftp_dir: /a\nprocessor_ftp_dir: /b\nprocessor_ftp_tls_ca: /ca.pem\n\
-         processor_metrics_listen: :9100\nprocessor_source: capture\n",
+         processor_metrics_listen: :9100\n",
     );
     let warnings: Vec<_> = config.warnings.iter().map(|warning| warning.message(Lang::En)).collect();
     assert_eq!(
@@ -175,7 +175,6 @@ fn odd_things_are_warnings() {
             "configuration /etc/pmacct.conf:6: processor_ftp_dir stands twice; this one counts, line 5 is ignored",
             "configuration /etc/pmacct.conf:7: processor_ftp_tls_ca does nothing while processor_ftp_tls is off",
             "processor_metrics_listen: :9100 is not built in this version yet and does nothing",
-            "processor_source: capture is not built in this version yet and does nothing",
         ]
     );
     assert_eq!(config.ftp.unwrap().dir, "/b");
@@ -230,6 +229,7 @@ fn the_command_line_goes_before_the_file() {
 #[test]
 fn single_faults() {
     for (more, said) in [
+        ("processor_source: Capture", ":4: processor_source: capture is not built in this version yet; use stdin"),
         (
             "processor_rotate_size_mb: 0",
             "/etc/pmacct.conf:4: processor_rotate_size_mb: 0 is not right; it takes a whole number of MiB from 1 to 1073741824",
