@@ -7,7 +7,7 @@ use std::env;
 use std::process::Command;
 
 fn main() {
-    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=src/build.rs");
     println!("cargo:rerun-if-env-changed=PROCESSOR_COMMIT");
     // The reflog of HEAD changes with every commit and every checkout.
     if let Some(reflog) = git(&["rev-parse", "--git-path", "logs/HEAD"]) {

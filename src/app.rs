@@ -1,0 +1,248 @@
+//! The wiring, top to bottom: a command becomes rooms, rooms become a running pipeline, its outcome an exit code. The only
+//! file that knows everyone; it decides nothing that a room could decide.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::cli::{Check, Command, Run, Sample};
+use crate::config::{Config, Inputs, SourceKind, keys};
+use crate::log::{self, Event, Log};
+use crate::pipeline::{self, Outcome, Parts};
+use crate::remote::Remote;
+use crate::remote::ftp::Ftp;
+use crate::sample;
+use crate::shutdown::{Reason, Shutdown};
+use crate::source::Source;
+use crate::source::stdin::FdSource;
+use crate::spool::queue::Queue;
+use crate::spool::{self, OpenError, Spool};
+use crate::stats::Stats;
+use crate::threads::spawn;
+use crate::uploader::Uploader;
+
+/// Done.
+const DONE: u8 = 0;
+/// Failed at run time.
+const FAILED: u8 = 1;
+/// Usage or configuration error.
+const MISUSED: u8 = 2;
+/// The input ended, but files could not be uploaded.
+const FILES_WAIT: u8 = 3;
+/// Another processor has the data directory.
+const IN_USE: u8 = 4;
+
+/// Carries out one command; the exit code.
+pub fn run(command: Command) -> u8 {
+    match command {
+        Command::Run(flags) => collect(flags),
+        Command::Check(flags) => check(&flags),
+        Command::Keys => print(&keys::table()),
+        Command::Health { data_dir } => health(&data_dir),
+        Command::Sample(flags) => print_sample(&flags),
+    }
+}
+
+/// Reads, packs, delivers, until the input ends or a signal comes.
+fn collect(flags: Run) -> u8 {
+    let started = Instant::now();
+    let inputs =
+        Inputs { log_level: flags.log_level, source: flags.source, ..Inputs::here(flags.config, flags.data_dir) };
+    let config = match Config::load(&inputs) {
+        Ok(config) => config,
+        Err(rejected) => return misused(&rejected.to_string()),
+    };
+    let stats = Arc::new(Stats::default());
+    let (log, writer) = Log::new(config.log.clone(), Arc::clone(&stats));
+    if let Err(error) = spawn("log", move || writer.run(io::stderr())) {
+        return misused(&format!("cannot start a thread: {error}"));
+    }
+    log::install(&log);
+    let code = started_code(config, &stats, &log).unwrap_or_else(|failure| {
+        log.event(Event::StageFailed { stage: failure.stage, error: failure.text });
+        failure.code
+    });
+    log.event(Event::Finished {
+        lines_read: stats.read.lines.get(),
+        lines_written: stats.written.lines.get(),
+        lines_rejected: stats.rejected.lines.get(),
+        lines_dropped: stats.dropped.lines.get(),
+        files_sealed: stats.sealed_files.get(),
+        files_uploaded: stats.uploaded_files.get(),
+        files_waiting: stats.spool_files.get(),
+        duration: started.elapsed(),
+    });
+    log.close();
+    code
+}
+
+/// What keeps the program from running, and with which exit code it says so.
+struct Failure {
+    stage: &'static str,
+    text: String,
+    code: u8,
+}
+
+impl Failure {
+    fn new(stage: &'static str, error: impl ToString) -> Self {
+        Self { stage, text: error.to_string(), code: FAILED }
+    }
+}
+
+fn started_code(config: Config, stats: &Arc<Stats>, log: &Log) -> Result<u8, Failure> {
+    let shutdown = Shutdown::new().map_err(|error| Failure::new("start", error))?;
+    watch_signals(&shutdown, log).map_err(|error| Failure::new("signals", error))?;
+    log.event(Event::Started {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        source: config.source.name().to_owned(),
+        pid: u64::from(std::process::id()),
+    });
+    log.event(config.loaded());
+    config.warnings.iter().cloned().for_each(|warning| log.event(warning));
+    let source = source(&config)?;
+    let dir = config.spool.dir.clone();
+    let spool =
+        Spool::open(config.spool, config.check.header, Arc::clone(stats), log.clone()).map_err(|error| Failure {
+            code: if matches!(error, OpenError::InUse { .. }) { IN_USE } else { FAILED },
+            ..Failure::new("spool", error)
+        })?;
+    log.event(Event::DataDirReady { path: dir.clone() });
+    if spool.is_world_writable() {
+        log.event(Event::DataDirPublic { path: dir.clone() });
+    }
+    let upload = match config.ftp {
+        Some(ftp) => {
+            let queue = Arc::new(Queue::open(&dir).map_err(|error| Failure::new("upload", error))?);
+            let token = queue.token().map_err(|error| Failure::new("upload", error))?;
+            let remote = Ftp::new(ftp, &token).map_err(|error| Failure { code: MISUSED, ..Failure::new("upload", error) })?;
+            let remote: Arc<dyn Remote> = Arc::new(remote);
+            Some(Uploader { options: config.uploader, remote, queue, stats: Arc::clone(stats), log: log.clone() })
+        }
+        None => {
+            log.event(Event::UploadOff { path: dir });
+            None
+        }
+    };
+    let reporting = start_report(config.report, stats, log)?;
+    let parts = Parts {
+        options: config.pipeline,
+        source,
+        check: config.check,
+        level: config.level,
+        spool,
+        upload,
+        shutdown,
+        stats: Arc::clone(stats),
+        log: log.clone(),
+    };
+    let outcome = pipeline::run(parts).map_err(|error| Failure::new("start", error))?;
+    end_report(reporting);
+    Ok(match outcome {
+        Outcome::Sealed { by_signal: false, waiting: 1.. } => FILES_WAIT,
+        Outcome::Sealed { .. } => DONE,
+        Outcome::Failed => FAILED,
+    })
+}
+
+fn source(config: &Config) -> Result<Box<dyn Source>, Failure> {
+    match config.source {
+        SourceKind::Stdin => {
+            let stdin = FdSource::stdin().map_err(|error| Failure::new("standard input", error))?;
+            Ok(Box::new(stdin))
+        }
+        SourceKind::Pmacct | SourceKind::Capture => {
+            let name = config.source.name();
+            let text = format!("processor_source: {name} is not built in this version yet; use stdin");
+            Err(Failure { code: MISUSED, ..Failure::new("source", text) })
+        }
+    }
+}
+
+/// The first signal trips the latch, the second ends the process at once, from within the signal handler.
+fn watch_signals(shutdown: &Shutdown, log: &Log) -> io::Result<()> {
+    let stopping = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        // In this order: the exit looks at the flag before the same signal sets it.
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stopping))?;
+        signal_hook::flag::register(signal, Arc::clone(&stopping))?;
+    }
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let (shutdown, log) = (shutdown.clone(), log.clone());
+    spawn("signals", move || {
+        for signal in signals.forever() {
+            log.event(Event::StopRequested { signal });
+            shutdown.trip(Reason::Signal(signal));
+        }
+    })?;
+    Ok(())
+}
+
+/// `processor check`.
+fn check(flags: &Check) -> u8 {
+    let data_dir = flags.data_dir.clone().unwrap_or_default();
+    match Config::load(&Inputs::here(&flags.config, data_dir)) {
+        Ok(config) => print(&config.describe()),
+        Err(rejected) => misused(&rejected.to_string()),
+    }
+}
+
+/// `processor health`: well is a data directory whose lock a running processor holds.
+fn health(data_dir: &Path) -> u8 {
+    let (line, code) = match spool::owner(data_dir) {
+        Ok(Some(pid)) => (format!("ok: processor {pid} runs in {}", data_dir.display()), DONE),
+        Ok(None) => (format!("no processor runs in {}", data_dir.display()), FAILED),
+        Err(error) => (format!("{}: {error}", data_dir.display()), FAILED),
+    };
+    print(&(line + "\n"));
+    code
+}
+
+/// `processor sample`.
+fn print_sample(flags: &Sample) -> u8 {
+    let defaults = sample::Options::default();
+    let options = sample::Options {
+        seed: flags.seed.unwrap_or(defaults.seed),
+        epoch: flags.epoch.unwrap_or(defaults.epoch),
+        ..defaults
+    };
+    let mut rows = sample::Rows::new(options);
+    let mut text = (rows.header() + "\n").into_bytes();
+    let mut out = io::stdout().lock();
+    let mut left = usize::try_from(flags.rows).unwrap_or(usize::MAX);
+    loop {
+        let count = left.min(8192);
+        rows.fill(&mut text, count);
+        match out.write_all(&text) {
+            Ok(()) => {}
+            // The reader has enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return DONE,
+            Err(error) => {
+                eprintln!("standard output: {error}");
+                return FAILED;
+            }
+        }
+        left -= count;
+        if left == 0 {
+            return DONE;
+        }
+        text.clear();
+    }
+}
+
+fn print(text: &str) -> u8 {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => FAILED,
+        _ => DONE,
+    }
+}
+
+fn misused(text: &str) -> u8 {
+    // There is no other place to say it.
+    let _ = writeln!(io::stderr(), "{text}");
+    MISUSED
+}
