@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -13,8 +13,7 @@ use crate::cli::{Check, Command, Run, Sample};
 use crate::config::{Config, Inputs, SourceKind, keys};
 use crate::log::{self, Event, Log};
 use crate::pipeline::{self, Outcome, Parts};
-use crate::remote::Remote;
-use crate::remote::ftp::Ftp;
+use crate::remote::ftp::{self, Ftp};
 use crate::sample;
 use crate::shutdown::{Reason, Shutdown};
 use crate::source::Source;
@@ -23,7 +22,7 @@ use crate::spool::queue::Queue;
 use crate::spool::{self, OpenError, Spool};
 use crate::stats::Stats;
 use crate::threads::spawn;
-use crate::uploader::Uploader;
+use crate::uploader::{self, Uploader};
 
 /// Done.
 const DONE: u8 = 0;
@@ -88,7 +87,7 @@ struct Failure {
 }
 
 impl Failure {
-    fn new(stage: &'static str, error: impl ToString) -> Self {
+    fn new(stage: &'static str, error: impl std::fmt::Display) -> Self {
         Self { stage, text: error.to_string(), code: FAILED }
     }
 }
@@ -114,20 +113,10 @@ fn started_code(config: Config, stats: &Arc<Stats>, log: &Log) -> Result<u8, Fai
     if spool.is_world_writable() {
         log.event(Event::DataDirPublic { path: dir.clone() });
     }
-    let upload = match config.ftp {
-        Some(ftp) => {
-            let queue = Arc::new(Queue::open(&dir).map_err(|error| Failure::new("upload", error))?);
-            let token = queue.token().map_err(|error| Failure::new("upload", error))?;
-            let remote = Ftp::new(ftp, &token).map_err(|error| Failure { code: MISUSED, ..Failure::new("upload", error) })?;
-            let remote: Arc<dyn Remote> = Arc::new(remote);
-            Some(Uploader { options: config.uploader, remote, queue, stats: Arc::clone(stats), log: log.clone() })
-        }
-        None => {
-            log.event(Event::UploadOff { path: dir });
-            None
-        }
-    };
-    let reporting = start_report(config.report, stats, log)?;
+    let upload = config.ftp.map(|ftp| uploader(ftp, config.uploader, stats, log, &dir)).transpose()?;
+    if upload.is_none() {
+        log.event(Event::UploadOff { path: dir });
+    }
     let parts = Parts {
         options: config.pipeline,
         source,
@@ -140,11 +129,29 @@ fn started_code(config: Config, stats: &Arc<Stats>, log: &Log) -> Result<u8, Fai
         log: log.clone(),
     };
     let outcome = pipeline::run(parts).map_err(|error| Failure::new("start", error))?;
-    end_report(reporting);
     Ok(match outcome {
         Outcome::Sealed { by_signal: false, waiting: 1.. } => FILES_WAIT,
         Outcome::Sealed { .. } => DONE,
         Outcome::Failed => FAILED,
+    })
+}
+
+fn uploader(
+    ftp: ftp::Options,
+    options: uploader::Options,
+    stats: &Arc<Stats>,
+    log: &Log,
+    dir: &Path,
+) -> Result<Uploader, Failure> {
+    let queue = Queue::open(dir).map_err(|error| Failure::new("upload", error))?;
+    let token = queue.token().map_err(|error| Failure::new("upload", error))?;
+    let remote = Ftp::new(ftp, &token).map_err(|error| Failure { code: MISUSED, ..Failure::new("upload", error) })?;
+    Ok(Uploader {
+        options,
+        remote: Arc::new(remote),
+        queue: Arc::new(queue),
+        stats: Arc::clone(stats),
+        log: log.clone(),
     })
 }
 

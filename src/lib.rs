@@ -1,5 +1,6 @@
 //! processor
 
+pub mod app;
 pub mod check;
 pub mod cli;
 pub mod clock;

@@ -32,7 +32,7 @@ use crate::source::{Sink, Source, SourceEnd, SourceError, Stopped};
 use crate::spool::{Spool, Trouble};
 use crate::stats::Stats;
 use crate::threads::{NoResult, Running, spawn};
-use crate::uploader::LastPass;
+use crate::uploader::{LastPass, Left, Uploader};
 
 /// Settings of the pipeline itself.
 #[derive(Debug, Clone)]
@@ -61,17 +61,6 @@ const fn blocks(workers: usize) -> usize {
 /// First and longest pause between two tries of a disk that refuses; a full one is asked again at the first.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
-/// What ends after its last pass how many files still wait.
-pub type UploadLoop = Box<dyn FnOnce(Receiver<LastPass>) -> u64 + Send>;
-
-/// The uploader's side of the end.
-pub struct Upload {
-    /// Its loop, for a thread of its own.
-    pub run: UploadLoop,
-    /// Cuts what it does at a deadline, from another thread.
-    pub hurry: Box<dyn Fn(Instant) + Send>,
-}
-
 /// Everything that runs, made by `app`.
 pub struct Parts {
     /// Settings.
@@ -85,7 +74,7 @@ pub struct Parts {
     /// The owned data directory.
     pub spool: Spool,
     /// `None` when files stay where they are.
-    pub upload: Option<Upload>,
+    pub upload: Option<Uploader>,
     /// The latch that signals trip.
     pub shutdown: Shutdown,
     /// The numbers.
@@ -153,14 +142,11 @@ pub fn run(parts: Parts) -> io::Result<Outcome> {
     // The channel has room for its only message; a loop that has ended needs none.
     let _ = last_pass.try_send(LastPass { deadline: patience.deadline });
     let waiting = uploading.map_or(0, |uploading| {
-        let files = stats.spool_files.get();
-        if files > 0 {
-            log.event(Event::Draining { files, bytes: stats.spool_bytes.get() });
-        }
-        patience.wait(&uploading, GRACE).unwrap_or_else(|_| {
+        let left = patience.wait(&uploading, GRACE).ok();
+        if left.is_none_or(|left| left.cut) {
             log.event(Event::DrainTimedOut { limit: options.shutdown_timeout });
-            stats.spool_files.get()
-        })
+        }
+        left.map_or(stats.spool_files.get(), |left| left.files)
     });
     if !(read_to_end && sealed) {
         return Ok(Outcome::Failed);
@@ -168,14 +154,16 @@ pub fn run(parts: Parts) -> io::Result<Outcome> {
     Ok(Outcome::Sealed { by_signal: matches!(shutdown.reason(), Some(Reason::Signal(_))), waiting })
 }
 
-type Uploading = (Option<Running<u64>>, Sender<LastPass>, Box<dyn Fn(Instant) + Send>);
+type Uploading = (Option<Running<Left>>, Sender<LastPass>, Box<dyn Fn(Instant) + Send>);
 
-fn start_upload(upload: Option<Upload>) -> io::Result<Uploading> {
+fn start_upload(upload: Option<Uploader>) -> io::Result<Uploading> {
     let (last_pass, passes) = bounded(1);
-    Ok(match upload {
-        Some(Upload { run, hurry }) => (Some(spawn("upload", move || run(passes))?), last_pass, hurry),
-        None => (None, last_pass, Box::new(|_| {})),
-    })
+    let Some(uploader) = upload else {
+        return Ok((None, last_pass, Box::new(|_| {})));
+    };
+    let remote = Arc::clone(&uploader.remote);
+    let running = spawn("upload", move || uploader.run(&passes))?;
+    Ok((Some(running), last_pass, Box::new(move |deadline| remote.hurry(deadline))))
 }
 
 /// The threads from source to spool.

@@ -150,6 +150,11 @@ catalogue! {
         zh "数据目录已就绪: {path}"
         en "data directory ready: {path}"
 
+    /// Everybody on the machine may write into the data directory.
+    Warn DataDirPublic "data_dir_public" { path: PathBuf }
+        zh "数据目录 {path} 允许所有用户写入；请执行 chmod o-w {path}"
+        en "everybody may write into the data directory {path}; run chmod o-w {path}"
+
     // Reading and checking.
 
     /// The input has no more.
