@@ -1,11 +1,13 @@
 //! The wiring, top to bottom: a command becomes rooms, rooms become a running pipeline, its outcome an exit code. The only
 //! file that knows everyone; it decides nothing that a room could decide.
 
+use std::convert::Infallible;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Sender, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -14,6 +16,7 @@ use crate::config::{Config, Inputs, SourceKind, keys};
 use crate::log::{self, Event, Log};
 use crate::pipeline::{self, Outcome, Parts};
 use crate::remote::ftp::{self, Ftp};
+use crate::report::{self, Reporter};
 use crate::sample;
 use crate::shutdown::{Reason, Shutdown};
 use crate::source::Source;
@@ -21,7 +24,7 @@ use crate::source::stdin::FdSource;
 use crate::spool::queue::Queue;
 use crate::spool::{self, OpenError, Spool};
 use crate::stats::Stats;
-use crate::threads::spawn;
+use crate::threads::{Running, spawn};
 use crate::uploader::{self, Uploader};
 
 /// Done.
@@ -113,10 +116,11 @@ fn started_code(config: Config, stats: &Arc<Stats>, log: &Log) -> Result<u8, Fai
     if spool.is_world_writable() {
         log.event(Event::DataDirPublic { path: dir.clone() });
     }
-    let upload = config.ftp.map(|ftp| uploader(ftp, config.uploader, stats, log, &dir)).transpose()?;
+    let upload = config.ftp.map(|ftp| uploader(ftp, config.uploader, stats, log, &spool)).transpose()?;
     if upload.is_none() {
         log.event(Event::UploadOff { path: dir });
     }
+    let report = config.report.map(|options| Report::start(options, stats, log)).transpose()?;
     let parts = Parts {
         options: config.pipeline,
         source,
@@ -129,6 +133,9 @@ fn started_code(config: Config, stats: &Arc<Stats>, log: &Log) -> Result<u8, Fai
         log: log.clone(),
     };
     let outcome = pipeline::run(parts).map_err(|error| Failure::new("start", error))?;
+    if let Some(report) = report {
+        report.end();
+    }
     Ok(match outcome {
         Outcome::Sealed { by_signal: false, waiting: 1.. } => FILES_WAIT,
         Outcome::Sealed { .. } => DONE,
@@ -141,9 +148,10 @@ fn uploader(
     options: uploader::Options,
     stats: &Arc<Stats>,
     log: &Log,
-    dir: &Path,
+    spool: &Spool,
 ) -> Result<Uploader, Failure> {
-    let queue = Queue::open(dir).map_err(|error| Failure::new("upload", error))?;
+    let dir = spool.dir().try_clone().map_err(|error| Failure::new("upload", error))?;
+    let queue = Queue::new(dir);
     let token = queue.token().map_err(|error| Failure::new("upload", error))?;
     let remote = Ftp::new(ftp, &token).map_err(|error| Failure { code: MISUSED, ..Failure::new("upload", error) })?;
     Ok(Uploader {
@@ -168,6 +176,36 @@ fn source(config: &Config) -> Result<Box<dyn Source>, Failure> {
         }
     }
 }
+
+/// The running status report.
+struct Report {
+    running: Running<()>,
+    open: Sender<Infallible>,
+}
+
+impl Report {
+    fn start(options: report::Options, stats: &Arc<Stats>, log: &Log) -> Result<Self, Failure> {
+        let failed = |error| Failure::new("report", error);
+        let (reporter, poster) = Reporter::new(options, log);
+        if let Some(poster) = poster {
+            spawn("report-post", move || poster.run()).map_err(failed)?;
+        }
+        let (open, closed) = bounded(0);
+        let stats = Arc::clone(stats);
+        let running = spawn("report", move || reporter.run(&stats, &closed)).map_err(failed)?;
+        Ok(Self { running, open })
+    }
+
+    /// The last report, with the sums of the whole run, if it goes quickly.
+    fn end(self) {
+        drop(self.open);
+        // A receiver or a disk that hangs must not keep the program from ending.
+        let _ = self.running.wait_until(Instant::now() + LAST_REPORT);
+    }
+}
+
+/// How long the last report may take: with the log's flush it stays within the second that the contract leaves.
+const LAST_REPORT: Duration = Duration::from_millis(300);
 
 /// The first signal trips the latch, the second ends the process at once, from within the signal handler.
 fn watch_signals(shutdown: &Shutdown, log: &Log) -> io::Result<()> {

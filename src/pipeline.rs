@@ -125,7 +125,7 @@ impl Patience {
 }
 
 /// How much longer than its deadline the last pass is waited for; the contract allows a second in all.
-const GRACE: Duration = Duration::from_millis(500);
+const GRACE: Duration = Duration::from_millis(300);
 
 /// Runs everything from the first byte to the last upload pass. Fails only when a thread cannot be made.
 pub fn run(parts: Parts) -> io::Result<Outcome> {
