@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::shutdown::Shutdown;
 
+pub mod capture;
 pub mod pmacct;
 pub mod stdin;
 

@@ -183,6 +183,43 @@ catalogue! {
         zh "无法保存异常行到 {path}: {error}；仅计数"
         en "rejected lines cannot be kept in {path}: {error}; they are only counted"
 
+    // Embedded capture.
+
+    /// Embedded capture runs.
+    Info CaptureStarted "capture_started" { /** Interfaces or the file. */ input: String, /** The most flows that a table holds. */ max_flows: u64, /** Length of a window. */ window: Duration }
+        zh "开始抓包: {input}，流表上限 {max_flows} 条，每 {window}s 输出一次"
+        en "capturing on {input}: up to {max_flows} flows, rows every {window} s"
+
+    /// pmacct keys that embedded capture does not use.
+    Info CaptureUnusedKeys "capture_unused_keys" { path: PathBuf, keys: String }
+        zh "{path} 中以下 pmacct 配置项在内置抓包模式下不起作用: {keys}"
+        en "{path}: not used by capture: {keys}"
+
+    /// The kernel dropped packets because the ring was full.
+    Warn CaptureDropped "capture_dropped" per(interface) { interface: String, packets: u64 }
+        zh "{interface}: 内核丢弃了 {packets} 个数据包（抓包缓冲区已满）"
+        en "{interface}: the kernel dropped {packets} packets because the capture buffer was full"
+
+    /// An interface is down; capture waits for it.
+    Warn CaptureDown "capture_down" per(interface) { interface: String, error: String }
+        zh "{interface} 已停用 ({error})，等待其恢复"
+        en "{interface} is down ({error}); capture goes on when it is up again"
+
+    /// Packets come again from an interface that was down.
+    Info CaptureUp "capture_up" { interface: String }
+        zh "{interface} 已恢复，继续抓包"
+        en "{interface} is up again"
+
+    /// A capture file ends in the middle of a packet.
+    Warn CaptureFileCut "capture_file_cut" { path: String }
+        zh "{path} 在一个数据包中间结束，此前的数据包均已统计"
+        en "{path} ends in the middle of a packet; everything before it is counted"
+
+    /// Embedded capture has ended and printed all it had.
+    Info CaptureEnded "capture_ended" { seen: u64, decoded: u64, rejected: u64, dropped: u64, rows: u64 }
+        zh "抓包结束: 收到 {seen} 个数据包，统计 {decoded} 个，无法统计 {rejected} 个，内核丢弃 {dropped} 个，输出 {rows} 行"
+        en "capture ended: {seen} packets seen, {decoded} counted, {rejected} not countable, {dropped} dropped by the kernel, {rows} rows"
+
     // Spool.
 
     /// A segment was sealed.

@@ -13,11 +13,17 @@ use processor::flow::meter::{self, Counts, Frame, Meter};
 use processor::flow::networks::Networks;
 use processor::flow::table::{self, Timeouts};
 use processor::flow::{Stamp, print};
+use processor::log::Log;
+use processor::shutdown::Shutdown;
+use processor::source::capture::{self, Capture};
+use processor::source::{Source, SourceEnd};
 use proptest::prelude::*;
 
 use crate::support::packets::{
     Below, Counted, ETHERNET, EVERYTHING, Kinds, LINK_TYPES, LINUX_SLL, LINUX_SLL2, Maker, RAW, Rng, Sent, Way,
+    pcap_file,
 };
+use crate::support::sink::Kept;
 
 const USUAL: &str = "src_host, dst_host, src_port, dst_port, proto, tos, tcpflags";
 
@@ -445,4 +451,105 @@ proptest! {
             }
         }
     }
+}
+
+/// The settings of these keys, which must be right.
+fn options(text: &str) -> capture::Options {
+    let key = |(index, line): (usize, &str)| {
+        let (key, value) = line.split_once(": ").unwrap();
+        capture::Key { line: index + 1, key: key.trim().to_owned(), name: None, value: value.to_owned() }
+    };
+    let keys: Vec<_> = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(key).collect();
+    capture::Options::from_keys(&keys).unwrap().0
+}
+
+/// Runs a capture to its end; the lines that it gave, and its counters.
+fn run(options: capture::Options) -> (Vec<String>, std::sync::Arc<capture::Counters>) {
+    let source = Box::new(Capture::open(options, Log::discard()).unwrap());
+    let counters = source.counters();
+    let mut sink = Kept::default();
+    assert_eq!(source.run(&mut sink, &Shutdown::new().unwrap()).unwrap(), SourceEnd::Eof);
+    (sink.lines(), counters)
+}
+
+#[test]
+fn files_of_a_directory_are_one_capture() {
+    let dir = tempfile::tempdir().unwrap();
+    let frames = Maker::new(31, EVERYTHING, &[ETHERNET]).make(9000);
+    std::fs::write(dir.path().join("a.pcap"), pcap_file(&frames)).unwrap();
+    let keys = |path: &std::path::Path| {
+        let path = path.display();
+        format!(
+            "pcap_savefile: {path}\naggregate: src_host,dst_host,proto,src_port,dst_port,tcpflags\nnfacctd_stitching: true"
+        )
+    };
+    let (whole, counters) = run(options(&keys(&dir.path().join("a.pcap"))));
+    assert_eq!(counters.seen.get(), 9000);
+    assert_eq!(counters.decoded.get() + counters.rejected.iter().map(|number| number.get()).sum::<u64>(), 9000);
+    assert_eq!(counters.rows.get(), whole.len() as u64 - 1);
+    assert_eq!(column_sum(&whole[1..], 1), counters.decoded.get());
+
+    let parts = tempfile::tempdir().unwrap();
+    for (index, part) in frames.chunks(2500).enumerate() {
+        std::fs::write(parts.path().join(format!("{index}.pcap")), pcap_file(part)).unwrap();
+    }
+    std::fs::write(parts.path().join(".hidden"), "not a capture").unwrap();
+    let (joined, _) = run(options(&keys(parts.path())));
+    assert_eq!(joined, whole);
+}
+
+#[test]
+fn a_filter_a_sample_and_networks() {
+    let dir = tempfile::tempdir().unwrap();
+    let kinds = Kinds { fragments: false, rejects: false, ..EVERYTHING };
+    let frames = Maker::new(32, kinds, &[RAW]).make(20_000);
+    let path = dir.path().join("a.pcap");
+    std::fs::write(&path, pcap_file(&frames)).unwrap();
+    let v4 = frames.iter().flat_map(|frame| frame.truth).filter(|counted| counted.way.src.is_ipv4()).count() as u64;
+
+    let file = format!("pcap_savefile: {}\nprint_refresh_time: 86400\n", path.display());
+    let (rows, _) = run(options(&format!("{file}aggregate: etype\npcap_filter: ip")));
+    assert_eq!((rows.len(), rows[1].split(',').nth(1)), (2, Some(&*v4.to_string())), "{rows:?}");
+
+    let (rows, counters) = run(options(&format!("{file}aggregate: sampling_rate\nsampling_rate: 10")));
+    let sampled = counters.decoded.get();
+    assert_eq!(counters.passed_over.get() + sampled, 20_000);
+    assert!((1_800..2_200).contains(&sampled), "{sampled}");
+    assert_eq!(rows[1].split(',').take(2).collect::<Vec<_>>(), ["10", &sampled.to_string()]);
+    let (rows, counters) =
+        run(options(&format!("{file}aggregate: none\nsampling_rate: 10\nnfacctd_renormalize: true")));
+    assert_eq!(column_sum(&rows[1..], 1), counters.decoded.get() * 10);
+
+    let nets = dir.path().join("nets");
+    std::fs::write(&nets, "10.1.0.0/16\n65001,2001:db8:1::/48\n").unwrap();
+    let (rows, _) = run(options(&format!("{file}aggregate: src_net,src_mask\nnetworks_file: {}", nets.display())));
+    let mut want: BTreeMap<&str, u64> = BTreeMap::new();
+    for counted in frames.iter().flat_map(|frame| frame.truth) {
+        let net = match counted.way.src {
+            IpAddr::V4(ip) if ip.octets()[1] == 1 => "10.1.0.0,16",
+            IpAddr::V4(_) => "0.0.0.0,0",
+            IpAddr::V6(ip) if ip.segments()[2] == 1 => "2001:db8:1::,48",
+            IpAddr::V6(_) => "::,0",
+        };
+        *want.entry(net).or_default() += 1;
+    }
+    let have: BTreeMap<&str, u64> = rows[1..]
+        .iter()
+        .map(|row| {
+            let mut columns = row.rsplitn(3, ',').skip(1);
+            let packets = columns.next().unwrap().parse().unwrap();
+            (columns.next().unwrap(), packets)
+        })
+        .collect();
+    assert_eq!(have, want);
+}
+
+#[test]
+fn what_cannot_be_captured_is_said_before_it_runs() {
+    let open = |text: &str| Capture::open(options(text), Log::discard()).map(drop).unwrap_err().to_string();
+    let error = open("pcap_interface: nosuch0");
+    assert!(error.contains("no interface nosuch0; there are ") && error.contains("lo"), "{error}");
+    assert!(open("pcap_savefile: /nosuch/file.pcap").contains("/nosuch/file.pcap cannot be read"));
+    let dir = tempfile::tempdir().unwrap();
+    assert!(open(&format!("pcap_savefile: {}", dir.path().display())).contains("has no files"));
 }

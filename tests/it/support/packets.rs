@@ -594,3 +594,20 @@ fn ipv6(way: Way, tos: u8, extensions: &[(u8, Vec<u8>)], fragment: Option<(Place
     bytes.extend(body);
     Datagram { way, tos, flags: 0, bytes, stated: payload as u64 + 40, needed }
 }
+/// A classic capture file of these frames, which must have one link type.
+pub fn pcap_file(frames: &[Sent]) -> Vec<u8> {
+    let mut file = Vec::new();
+    file.extend(0xa1b2_c3d4_u32.to_le_bytes());
+    file.extend([2, 0, 4, 0]);
+    file.extend([0; 8]);
+    file.extend(65_535u32.to_le_bytes());
+    file.extend(frames.first().map_or(ETHERNET, |frame| frame.link_type).to_le_bytes());
+    for frame in frames {
+        file.extend(((frame.micros / 1_000_000) as u32).to_le_bytes());
+        file.extend(((frame.micros % 1_000_000) as u32).to_le_bytes());
+        file.extend((frame.bytes.len() as u32).to_le_bytes());
+        file.extend(frame.wire_len.to_le_bytes());
+        file.extend(&frame.bytes);
+    }
+    file
+}

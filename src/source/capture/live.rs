@@ -1,0 +1,345 @@
+//! Packets of interfaces, one thread each, and the thread that prints their records.
+//!
+//! A capture thread never waits for printing unless the records' channel is full; while it waits, the kernel's ring takes the
+//! packets, and what the ring drops is counted. The ring is libpcap's (TPACKET_V3 where the kernel has it), read in whole
+//! blocks.
+
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use pcap::{Active, Linktype};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{AddressFamily, SocketType, netdevice, socket};
+use rustix::thread::CapabilitySet;
+
+use super::{Counters, OpenError, Options, Setup, failed};
+use crate::clock;
+use crate::flow::decode::LinkType;
+use crate::flow::meter::{Counts, Frame, Meter};
+use crate::flow::{Record, Stamp};
+use crate::log::Event;
+use crate::shutdown::{Reason, Shutdown};
+use crate::source::{Sink, SourceEnd, SourceError, Stopped};
+
+/// Records handed over at once.
+const BATCH: usize = 1024;
+
+/// Batches that may wait for the printing thread: 64 × 1024 records are 9 MB, and what a table of a million flows ends with in a
+/// second does not have to fit, because the ring holds the packets meanwhile.
+const BATCHES: usize = 64;
+
+/// How long a record waits for its batch to fill.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// Packets between two looks at the stop latch, the batch's age and the statistics: about 10 ms at full speed.
+const PACKETS_A_TURN: usize = 65_536;
+
+/// How often libpcap's statistics are read.
+const STATISTICS: Duration = Duration::from_secs(1);
+
+/// How long the ring is still read after a stop: what it held then is counted, what comes later need not be.
+const LAST_READ: Duration = Duration::from_millis(500);
+
+/// An opened interface.
+pub(super) struct Interface {
+    name: String,
+    /// 0 for `any`.
+    index: u32,
+    handle: pcap::Capture<Active>,
+    link_type: LinkType,
+}
+
+impl Interface {
+    /// Opens the interface and installs the filter.
+    pub(super) fn open(name: &str, options: &Options) -> Result<Self, OpenError> {
+        let index = if name == "any" { 0 } else { index_of(name).ok_or_else(|| no_interface(name))? };
+        if rustix::thread::capabilities(None).is_ok_and(|sets| !sets.effective.contains(CapabilitySet::NET_RAW)) {
+            return Err(OpenError::NotPermitted { name: name.to_owned() });
+        }
+        let failed = |source| OpenError::Interface { name: name.to_owned(), source };
+        let handle = pcap::Capture::from_device(name)
+            .map_err(failed)?
+            .snaplen(i32::try_from(options.snaplen).unwrap_or(i32::MAX))
+            .promisc(options.promiscuous && name != "any")
+            .buffer_size(i32::try_from(options.buffer_bytes).unwrap_or(i32::MAX))
+            // The kernel hands over a block when it is full or this old.
+            .timeout(100)
+            .immediate_mode(false);
+        let mut handle = handle.open().map_err(failed)?.setnonblock().map_err(failed)?;
+        // The second version of the cooked header names the interface.
+        let cooked = Linktype(276);
+        if name == "any" && handle.list_datalinks().is_ok_and(|types| types.contains(&cooked)) {
+            handle.set_datalink(cooked).map_err(failed)?;
+        }
+        if let Some(filter) = &options.filter {
+            handle.filter(filter, true).map_err(|source| OpenError::Filter {
+                filter: filter.clone(),
+                what: name.to_owned(),
+                source,
+            })?;
+        }
+        let number = handle.get_datalink().0;
+        let link_type = u32::try_from(number).ok().and_then(LinkType::from_number).ok_or_else(|| {
+            failed(pcap::Error::PcapError(format!("its link type {number} is not one that capture decodes")))
+        })?;
+        Ok(Self { name: name.to_owned(), index, handle, link_type })
+    }
+}
+
+/// The system's index of an interface, `None` when it does not exist.
+fn index_of(name: &str) -> Option<u32> {
+    let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
+    netdevice::name_to_index(socket, name).ok()
+}
+
+fn no_interface(name: &str) -> OpenError {
+    let mut have: Vec<String> = std::fs::read_dir("/sys/class/net")
+        .map(|names| names.flatten().map(|name| name.file_name().to_string_lossy().into_owned()).collect())
+        .unwrap_or_default();
+    have.sort();
+    OpenError::NoInterface { name: name.to_owned(), have }
+}
+
+/// Records of one capture thread on their way to the printing thread.
+struct Outbox {
+    batch: Vec<Record>,
+    queue: Sender<Vec<Record>>,
+    /// When the oldest record of the batch came.
+    since: Instant,
+    /// The printing thread has ended: records have nowhere to go.
+    closed: bool,
+}
+
+impl Outbox {
+    fn new(queue: Sender<Vec<Record>>) -> Self {
+        Self { batch: Vec::with_capacity(BATCH), queue, since: Instant::now(), closed: false }
+    }
+
+    fn put(&mut self, record: Record) {
+        if self.batch.is_empty() {
+            self.since = Instant::now();
+        }
+        self.batch.push(record);
+        if self.batch.len() >= BATCH {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        if !self.batch.is_empty() {
+            let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH));
+            self.closed |= self.queue.send(batch).is_err();
+        }
+    }
+}
+
+/// Runs all interfaces until the stop, or until one of them fails.
+pub(super) fn run(
+    setup: &Setup,
+    interfaces: Vec<Interface>,
+    sink: &mut dyn Sink,
+    stop: &Shutdown,
+) -> Result<SourceEnd, SourceError> {
+    let (queue, records) = bounded(BATCHES);
+    thread::scope(|scope| {
+        let mut threads = Vec::new();
+        let mut refused = None;
+        for interface in interfaces {
+            let mut worker = Worker {
+                meter: setup.meter(),
+                counters: &setup.counters,
+                outbox: Outbox::new(queue.clone()),
+                before: Counts::default(),
+                flows_before: 0,
+                drops_before: (0, 0),
+                interface,
+                setup,
+            };
+            let name = format!("capture-{}", worker.interface.name);
+            match thread::Builder::new().name(name.clone()).spawn_scoped(scope, move || worker.run(stop)) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    // The threads that did start must not run alone, or the scope would wait for them for ever.
+                    stop.trip(Reason::StageEnded("capture"));
+                    refused = Some(failed(&name, error));
+                    break;
+                }
+            }
+        }
+        // The channel ends with the last capture thread.
+        drop(queue);
+        let printed = print(setup, &records, sink);
+        drop(records);
+        for thread in threads {
+            match thread.join() {
+                Ok(ended) => ended?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        // Whether it was the stop or the end of the pipeline: nothing failed here.
+        let _ = printed;
+        refused.map_or(Ok(SourceEnd::Stopped), Err)
+    })
+}
+
+/// Prints records until no capture thread is left.
+fn print(setup: &Setup, records: &Receiver<Vec<Record>>, sink: &mut dyn Sink) -> Result<(), Stopped> {
+    let mut ledger = setup.ledger();
+    ledger.begin(epoch_secs());
+    loop {
+        let now = Instant::now();
+        let due = sink.due().map_or(LINGER, |due| due.saturating_duration_since(now).min(LINGER));
+        let batch = records.recv_timeout(due);
+        let now = Instant::now();
+        let mut emit = |lines: &[u8]| sink.lines(lines, now);
+        match batch {
+            Ok(batch) => batch.iter().try_for_each(|record| ledger.record(record, &mut emit))?,
+            // The records of a window's last second may come a little after it.
+            Err(RecvTimeoutError::Timeout) => ledger.advance(epoch_secs().saturating_sub(1), &mut emit)?,
+            Err(RecvTimeoutError::Disconnected) => {
+                ledger.stop(&mut emit)?;
+                setup.counters.rows.set(ledger.rows());
+                return Ok(());
+            }
+        }
+        setup.counters.rows.set(ledger.rows());
+        setup.counters.split_windows.set(ledger.split_windows());
+        if sink.due().is_some_and(|due| due <= now) {
+            sink.tick(now)?;
+        }
+    }
+}
+
+/// One capture thread.
+struct Worker<'a> {
+    interface: Interface,
+    meter: Meter,
+    counters: &'a Counters,
+    outbox: Outbox,
+    setup: &'a Setup,
+    before: Counts,
+    flows_before: u64,
+    /// By the kernel, by the interface.
+    drops_before: (u32, u32),
+}
+
+impl Worker<'_> {
+    fn run(&mut self, stop: &Shutdown) -> Result<(), SourceError> {
+        let ended = self.capture(stop);
+        if ended.is_err() {
+            // One interface less is not what was asked for: the others stop too, print what they have, and the source fails.
+            stop.trip(Reason::StageEnded("capture"));
+        }
+        self.drain();
+        let Self { meter, outbox, .. } = self;
+        meter.stop(&mut |record| outbox.put(record));
+        self.outbox.send();
+        self.statistics();
+        ended
+    }
+
+    fn capture(&mut self, stop: &Shutdown) -> Result<(), SourceError> {
+        let mut counted = Instant::now();
+        let mut is_down = false;
+        while !stop.is_tripped() && !self.outbox.closed {
+            match self.turn() {
+                Ok(0) => {
+                    self.idle();
+                    self.wait(stop);
+                }
+                Ok(_) => {
+                    if std::mem::take(&mut is_down) {
+                        self.setup.log.event(Event::CaptureUp { interface: self.interface.name.clone() });
+                    }
+                }
+                // An interface that is down comes back by itself; one that is gone does not.
+                Err(error)
+                    if self.interface.index != 0 && index_of(&self.interface.name) != Some(self.interface.index) =>
+                {
+                    return Err(failed(&self.interface.name, error));
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut is_down, true) {
+                        self.setup.log.event(Event::CaptureDown {
+                            interface: self.interface.name.clone(),
+                            error: error.to_string(),
+                        });
+                    }
+                    self.idle();
+                    stop.wait(LINGER);
+                }
+            }
+            if self.outbox.since.elapsed() >= LINGER {
+                self.outbox.send();
+            }
+            if counted.elapsed() >= STATISTICS {
+                counted = Instant::now();
+                self.statistics();
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts what the ring holds, up to [`PACKETS_A_TURN`] packets.
+    fn turn(&mut self) -> Result<usize, pcap::Error> {
+        let Self { interface, meter, outbox, .. } = self;
+        let (link_type, iface) = (Some(interface.link_type), interface.index);
+        interface.handle.dispatch(Some(PACKETS_A_TURN), |packet| {
+            let (secs, micros) = (packet.header.ts.tv_sec, packet.header.ts.tv_usec);
+            let stamp = Stamp::new(secs.cast_unsigned(), u32::try_from(micros).unwrap_or(0));
+            let frame = Frame { link_type, stamp, wire_len: packet.header.len, iface, bytes: packet.data };
+            meter.frame(&frame, &mut |record| outbox.put(record));
+        })
+    }
+
+    /// No packet waits: time goes on by the system's clock.
+    fn idle(&mut self) {
+        let Self { meter, outbox, .. } = self;
+        meter.advance(epoch_secs(), &mut |record| outbox.put(record));
+    }
+
+    /// Waits for the ring, the stop, or the next thing that is due.
+    fn wait(&self, stop: &Shutdown) {
+        let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(LINGER.subsec_nanos()) };
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.interface.handle.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(stop.fd(), PollFlags::IN),
+        ];
+        // An interrupted wait is as good as one that ended.
+        let _ = poll(&mut fds, Some(&timeout));
+    }
+
+    /// Reads what the ring still holds, for a bounded time.
+    fn drain(&mut self) {
+        let began = Instant::now();
+        while began.elapsed() < LAST_READ && !self.outbox.closed && matches!(self.turn(), Ok(1..)) {}
+    }
+
+    fn statistics(&mut self) {
+        let counts = self.meter.counts();
+        self.counters.add(&counts, &self.before);
+        self.before = counts;
+        // The gauge is the sum over all interfaces, so each gives its change.
+        let flows = self.meter.flows() as u64;
+        self.counters.flows.set(self.counters.flows.get().wrapping_add(flows).wrapping_sub(self.flows_before));
+        self.flows_before = flows;
+        let Ok(statistics) = self.interface.handle.stats() else { return };
+        let (kernel, interface) = self.drops_before;
+        let dropped = statistics.dropped.wrapping_sub(kernel);
+        self.counters.dropped_by_kernel.add(u64::from(dropped));
+        self.counters.dropped_by_interface.add(u64::from(statistics.if_dropped.wrapping_sub(interface)));
+        self.drops_before = (statistics.dropped, statistics.if_dropped);
+        if dropped > 0 {
+            self.setup
+                .log
+                .event(Event::CaptureDropped { interface: self.interface.name.clone(), packets: u64::from(dropped) });
+        }
+    }
+}
+
+/// The second that the packets' stamps of now are in.
+fn epoch_secs() -> u32 {
+    u32::try_from(clock::now().timestamp()).unwrap_or(u32::MAX)
+}
