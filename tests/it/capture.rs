@@ -17,6 +17,7 @@ use processor::log::Log;
 use processor::shutdown::Shutdown;
 use processor::source::capture::{self, Capture};
 use processor::source::{Source, SourceEnd};
+use processor::stats::Number;
 use proptest::prelude::*;
 
 use crate::support::packets::{
@@ -485,7 +486,7 @@ fn files_of_a_directory_are_one_capture() {
     };
     let (whole, counters) = run(options(&keys(&dir.path().join("a.pcap"))));
     assert_eq!(counters.seen.get(), 9000);
-    assert_eq!(counters.decoded.get() + counters.rejected.iter().map(|number| number.get()).sum::<u64>(), 9000);
+    assert_eq!(counters.decoded.get() + counters.rejected.iter().map(Number::get).sum::<u64>(), 9000);
     assert_eq!(counters.rows.get(), whole.len() as u64 - 1);
     assert_eq!(column_sum(&whole[1..], 1), counters.decoded.get());
 

@@ -2,4 +2,5 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
 mod capture;
+mod capture_chain;
 mod support;

@@ -83,6 +83,35 @@ pub struct Sent {
     pub bytes: Vec<u8>,
     pub wire_len: u32,
     pub truth: Result<Counted, &'static str>,
+    /// What in it pmacctd 1.7.7 is known to count otherwise.
+    pub beyond: Vec<Beyond>,
+}
+
+/// Where pmacctd 1.7.7 and nfacctd count otherwise than the truth; each was seen with the daemons.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Beyond {
+    /// A tag of type 0x88a8 is not decoded (1.7.9 does).
+    ServiceTag,
+    /// A tag of type 0x9100 is not decoded.
+    OldServiceTag,
+    /// Two and more MPLS labels are decoded for some label values only.
+    Labels,
+    /// PPPoE or labels behind a tag, or labels in PPPoE.
+    Mixed,
+    /// Tags, PPPoE and labels behind a Linux cooked header.
+    Cooked,
+    /// A total length of 0 counts as 0 bytes.
+    NoLength,
+    /// Bytes of TCP's and ICMP's later fragments are taken for flags and for type and code.
+    LaterFragment,
+    /// A first fragment without TCP's flags.
+    TinyFirst,
+    /// Later fragments whose first one never comes.
+    NoFirst,
+    /// A last fragment with less than eight bytes.
+    ShortLast,
+    /// Destination options in the fragmented part.
+    OptionsInFragments,
 }
 
 pub const ETHERNET: u32 = 1;
@@ -116,6 +145,8 @@ pub struct Maker {
     next_id: u32,
     hosts: u64,
     out: Vec<Sent>,
+    /// For the frame being made.
+    beyond: Vec<Beyond>,
 }
 
 /// A packet before it is put on a link.
@@ -140,6 +171,7 @@ impl Maker {
             next_id: 1,
             hosts: 12,
             out: Vec::new(),
+            beyond: Vec::new(),
         }
     }
 
@@ -266,6 +298,7 @@ impl Maker {
             if self.kinds.beyond_pmacct && self.rng.once_in(40) {
                 // Segmentation that the card is still to do: a length of 0 stands for all there is.
                 datagram.bytes[2..4].fill(0);
+                self.beyond.push(Beyond::NoLength);
             }
             datagram
         } else {
@@ -303,7 +336,9 @@ impl Maker {
     /// A datagram in two to six fragments, some lost, in any order, other packets between them.
     fn fragmented(&mut self) {
         let mut way = self.way();
-        while !matches!(way.proto, 1 | 6 | 17 | 58) {
+        // pmacctd takes bytes of later fragments for TCP's flags and ICMP's type.
+        let wanted: &[u8] = if self.kinds.beyond_pmacct { &[1, 6, 17, 58] } else { &[17] };
+        while !wanted.contains(&way.proto) {
             way = self.way();
         }
         let len = 1000 + self.rng.below(6000) as usize;
@@ -314,12 +349,15 @@ impl Maker {
         // Now and then the first fragment is as small as one may be; TCP's flags are then not in it.
         let tiny = self.kinds.beyond_pmacct && self.rng.once_in(8);
         let behind = self.kinds.beyond_pmacct && way.src.is_ipv6() && self.rng.once_in(4);
-        let body = if behind { [vec![way.proto, 0, 1, 4, 0, 0, 0, 0], segment].concat() } else { segment };
+        let mut body = if behind { [vec![way.proto, 0, 1, 4, 0, 0, 0, 0], segment].concat() } else { segment };
         let head = if behind { 8 } else { 0 };
         let first_len = if tiny { 8 + head } else { 400 };
         let mut cuts = vec![0, first_len];
         while cuts[cuts.len() - 1] + 1480 < body.len() {
             cuts.push(cuts[cuts.len() - 1] + 1480);
+        }
+        if !self.kinds.beyond_pmacct {
+            body.resize(cuts[cuts.len() - 1] + 8, 0x55);
         }
         cuts.push(body.len());
         let mut pieces: Vec<(usize, usize)> = cuts.windows(2).map(|pair| (pair[0], pair[1])).collect();
@@ -346,6 +384,17 @@ impl Maker {
                 ipv6(way, tos, &[], header, &body[from..to])
             };
             let flags = if from == 0 && !tiny { flags } else { 0 };
+            for (beyond, is_so) in [
+                (Beyond::LaterFragment, from > 0 && way.proto != 17),
+                (Beyond::TinyFirst, tiny && from == 0),
+                (Beyond::NoFirst, !has_first),
+                (Beyond::ShortLast, to - from < 8),
+                (Beyond::OptionsInFragments, behind),
+            ] {
+                if is_so {
+                    self.beyond.push(beyond);
+                }
+            }
             let wanted = if from == 0 { (head + needed).min(to) } else { 0 };
             let needed = datagram.needed + wanted;
             self.send(&Datagram { way: counted, flags, needed, ..datagram });
@@ -360,6 +409,9 @@ impl Maker {
         let link_type = self.rng.pick(&self.link_types.clone());
         let (mut bytes, link) = self.link(link_type, datagram.way.src.is_ipv6());
         let head = bytes.len();
+        if matches!(link_type, LINUX_SLL | LINUX_SLL2) && head > 20 {
+            self.beyond.push(Beyond::Cooked);
+        }
         bytes.extend(&datagram.bytes);
         if link_type == ETHERNET && bytes.len() < 60 {
             bytes.resize(60, 0);
@@ -380,7 +432,8 @@ impl Maker {
         let truth =
             Counted { way: datagram.way, bytes: counted_bytes, tcp_flags: datagram.flags, tos: datagram.tos, link };
         let micros = self.tick();
-        self.out.push(Sent { micros, link_type, bytes, wire_len, truth: Ok(truth) });
+        let beyond = std::mem::take(&mut self.beyond);
+        self.out.push(Sent { micros, link_type, bytes, wire_len, truth: Ok(truth), beyond });
     }
 
     /// The bytes before an IP header.
@@ -395,6 +448,8 @@ impl Maker {
                 bytes.extend(if self.rng.once_in(2) { family.to_le_bytes() } else { family.to_be_bytes() });
                 return (bytes, link);
             }
+            // pmacctd looks for tags behind Ethernet only.
+            LINUX_SLL if !self.kinds.beyond_pmacct => (Vec::new(), if v6 { 0x86dd } else { 0x0800 }),
             _ => self.stack(&mut link, v6),
         };
         link.src_mac = mac(self.rng.below(3));
@@ -441,7 +496,7 @@ impl Maker {
             types.push((self.rng.pick(kinds), Some(u16::from(cos) << 13 | vlan)));
         }
         let labels = match self.rng.below(9) {
-            0 => 1 + self.rng.below(if self.kinds.beyond_pmacct { 5 } else { 2 }),
+            0 => 1 + self.rng.below(if self.kinds.beyond_pmacct { 5 } else { 1 }),
             _ => 0,
         };
         let pppoe = self.rng.once_in(10) && (self.kinds.beyond_pmacct || (tags == 0 && labels == 0));
@@ -469,6 +524,17 @@ impl Maker {
             bytes.extend(following.to_be_bytes());
         }
         let outer = types.first().map_or(final_type, |(kind, _)| *kind);
+        let has = |wanted: u16| types.iter().any(|(kind, _)| *kind == wanted);
+        for (beyond, is_so) in [
+            (Beyond::ServiceTag, has(0x88a8)),
+            (Beyond::OldServiceTag, has(0x9100)),
+            (Beyond::Labels, labels > 1),
+            (Beyond::Mixed, u8::from(tags > 0) + u8::from(labels > 0) + u8::from(pppoe) > 1),
+        ] {
+            if is_so {
+                self.beyond.push(beyond);
+            }
+        }
         (bytes.into_iter().chain(inner).collect(), outer)
     }
 
@@ -526,7 +592,8 @@ impl Maker {
         bytes.resize(bytes.len().max(kept), 0);
         bytes.truncate(kept);
         let micros = self.tick();
-        self.out.push(Sent { micros, link_type, bytes, wire_len: wire as u32, truth: Err(reason) });
+        self.beyond.clear();
+        self.out.push(Sent { micros, link_type, bytes, wire_len: wire as u32, truth: Err(reason), beyond: Vec::new() });
     }
 }
 
