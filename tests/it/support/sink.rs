@@ -36,4 +36,8 @@ impl Sink for Kept {
     fn due(&self) -> Option<Instant> {
         None
     }
+
+    fn has_partial_line(&self) -> bool {
+        self.bytes.last().is_some_and(|byte| *byte != b'\n')
+    }
 }
