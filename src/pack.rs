@@ -23,6 +23,7 @@ use flate2::{Compress, Compression, FlushCompress, Status};
 use crate::check::{self, Checker, Findings};
 use crate::line::{BLOCK, Batch, Block};
 use crate::schema::Schema;
+use field::Encoder;
 
 /// `processor_gzip_level`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,12 +71,12 @@ pub struct Relay(Mutex<Option<Resting>>);
 #[derive(Debug)]
 struct Resting {
     after: u64,
-    codec: Box<Codec>,
+    codec: Codec,
 }
 
 impl Relay {
     /// The state after piece `number - 1`, when it rests here.
-    fn take(&self, number: u64) -> Option<Box<Codec>> {
+    fn take(&self, number: u64) -> Option<Codec> {
         let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let resting = slot.take_if(|resting| resting.after + 1 == number)?;
         Some(resting.codec)
@@ -83,7 +84,7 @@ impl Relay {
 
     /// Leaves the state after piece `number`; returns the one that rested here, for later use. An older state than
     /// the resting one comes straight back.
-    fn leave(&self, number: u64, codec: Box<Codec>) -> Option<Box<Codec>> {
+    fn leave(&self, number: u64, codec: Codec) -> Option<Codec> {
         let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.as_ref().is_some_and(|resting| resting.after > number) {
             return Some(codec);
@@ -99,7 +100,7 @@ pub struct Packer {
     level: Level,
     relay: Arc<Relay>,
     /// A state whose history nobody needs; made at first use.
-    spare: Option<Box<Codec>>,
+    spare: Option<Codec>,
 }
 
 impl Packer {
@@ -117,15 +118,13 @@ impl Packer {
         let mut piece = Piece { deflate, crc: crc32fast::hash(bytes), len: bytes.len() as u64 };
         let before = self.relay.take(number).filter(|_| !batch.starts_file);
         let follows = before.is_some();
-        let mut codec = before.or_else(|| self.spare.take()).unwrap_or_else(|| Box::new(Codec::new(self.level)));
+        let mut codec = before.or_else(|| self.spare.take()).unwrap_or_else(|| Codec::new(self.level));
         if !bytes.is_empty() {
             codec.encode(bytes, follows, &mut piece.deflate);
-        } else if !follows {
-            codec.forget();
         }
-        if let Some(codec) = self.relay.leave(number, codec) {
-            self.spare = Some(codec);
-        }
+        // An empty piece that follows nothing has left the state as some other file made it.
+        let is_known = follows || !bytes.is_empty();
+        self.spare = if is_known { self.relay.leave(number, codec) } else { Some(codec) };
         let packed =
             Packed { piece, findings, rejects, schema: batch.schema.clone(), ends_mid_line: batch.ends_mid_line };
         (packed, batch.block.emptied())
@@ -144,32 +143,28 @@ pub fn lone_piece(bytes: &[u8]) -> Piece {
 /// A deflate encoder with its window.
 #[derive(Debug)]
 enum Codec {
+    Fields(Box<Encoder>),
     Zlib(Compress),
 }
 
 impl Codec {
     fn new(level: Level) -> Self {
-        let level = match level {
-            Level::Auto => 6,
-            Level::Zlib(level) => level.clamp(1, 9),
-        };
-        Self::Zlib(Compress::new(Compression::new(level), false))
+        match level {
+            Level::Auto => Self::Fields(Box::default()),
+            Level::Zlib(level) => Self::Zlib(Compress::new(Compression::new(level.clamp(1, 9)), false)),
+        }
     }
 
     /// Appends `bytes` as deflate ended by a sync flush. `follows`: the window of the call before may be referred to.
     fn encode(&mut self, bytes: &[u8], follows: bool, out: &mut Vec<u8>) {
-        if !follows {
-            self.forget();
-        }
-        match self {
-            Self::Zlib(compress) => deflate_sync(compress, bytes, out),
-        }
-    }
-
-    /// Makes the next piece stand alone.
-    fn forget(&mut self) {
-        match self {
-            Self::Zlib(compress) => compress.reset(),
+        match (self, follows) {
+            (Self::Fields(encoder), true) => encoder.encode_next(bytes, out),
+            (Self::Fields(encoder), false) => encoder.encode(bytes, out),
+            (Self::Zlib(compress), true) => deflate_sync(compress, bytes, out),
+            (Self::Zlib(compress), false) => {
+                compress.reset();
+                deflate_sync(compress, bytes, out);
+            }
         }
     }
 }
@@ -227,9 +222,10 @@ mod tests {
 
     #[test]
     fn pieces_put_together_are_the_bytes_however_they_were_shared_out() {
-        for order in [[0, 0, 0, 0], [0, 1, 0, 1], [1, 1, 0, 0]] {
+        let orders = [[0, 0, 0, 0], [0, 1, 0, 1], [1, 1, 0, 0]];
+        for (order, level) in orders.into_iter().flat_map(|order| [(order, Level::Auto), (order, Level::Zlib(6))]) {
             let relay = Arc::new(Relay::default());
-            let new = || Packer::new(check::Options::default(), Level::Zlib(6), Arc::clone(&relay));
+            let new = || Packer::new(check::Options::default(), level, Arc::clone(&relay));
             let mut packers = [new(), new()];
             let mut whole = Vec::new();
             let mut plain = Vec::new();
@@ -247,8 +243,14 @@ mod tests {
 
     #[test]
     fn a_piece_that_starts_a_file_stands_alone_and_one_that_lost_its_predecessor_too() {
+        for level in [Level::Auto, Level::Zlib(6)] {
+            check_followers(level);
+        }
+    }
+
+    fn check_followers(level: Level) {
         let relay = Arc::new(Relay::default());
-        let new = || Packer::new(check::Options::default(), Level::Zlib(6), Arc::clone(&relay));
+        let new = || Packer::new(check::Options::default(), level, Arc::clone(&relay));
         let (mut a, mut b) = (new(), new());
         let bytes = rows(0, 300);
         let alone = a.pack(0, batch(&bytes, true), Vec::new()).0.piece.deflate;
