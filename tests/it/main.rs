@@ -1,6 +1,7 @@
 //! The one integration binary.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
+mod architecture;
 mod capture;
 mod capture_chain;
 mod support;

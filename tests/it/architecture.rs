@@ -1,0 +1,128 @@
+//! The house rules that a machine can check: which room may import which.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Rooms from the ground up, as `src/lib.rs` lists them; rooms of one row may know each other.
+const ROWS: &[&[&str]] = &[
+    &["shutdown", "threads", "clock", "secret", "stats"],
+    &["log"],
+    &["schema", "line"],
+    &["flow", "supervise", "sample"],
+    &["check"],
+    &["pack"],
+    &["source"],
+    &["remote"],
+    &["spool"],
+    &["uploader"],
+    &["pipeline"],
+    &["report", "status"],
+    &["config", "cli"],
+    &["app"],
+];
+
+fn row(room: &str) -> usize {
+    ROWS.iter().position(|row| row.contains(&room)).unwrap_or_else(|| panic!("{room} is not on the map in lib.rs"))
+}
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The rooms that a file names by `crate::ROOM`, its tests and documentation left out.
+fn imports(text: &str) -> BTreeSet<String> {
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let mut rooms = BTreeSet::new();
+    for line in lines {
+        for (at, _) in line.match_indices("crate::") {
+            let rest = &line[at + "crate::".len()..];
+            match rest.strip_prefix('{') {
+                Some(list) => rooms.extend(list.split(['}', ';']).next().unwrap_or_default().split(',').map(name_of)),
+                None => drop(rooms.insert(name_of(rest))),
+            }
+        }
+    }
+    rooms.retain(|room| !room.is_empty());
+    rooms
+}
+
+fn name_of(path: &str) -> String {
+    path.trim().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+}
+
+#[test]
+fn imports_only_point_down() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = Vec::new();
+    for path in sources(&src) {
+        let inside = path.strip_prefix(&src).unwrap().with_extension("");
+        let room = inside.components().next().unwrap().as_os_str().to_string_lossy().into_owned();
+        let is_test = inside.file_name().is_some_and(|name| name == "tests");
+        if matches!(room.as_str(), "lib" | "main" | "build") || is_test {
+            continue;
+        }
+        for used in imports(&fs::read_to_string(&path).unwrap()) {
+            if row(&used) > row(&room) {
+                wrong.push(format!("{}: crate::{used}", inside.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "these imports point up:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for folder in ["src", "tests", "benches"] {
+        for path in sources(&root.join(folder)) {
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(text.starts_with("//!"), "{} does not open with what it is for", path.display());
+        }
+    }
+}
+
+/// Places that may do what others must not, each for the reason that stands there.
+const HOMES: &[(&str, &[&str])] = &[
+    ("thread::spawn(", &[]),
+    // Capture threads are scoped: they borrow from the source that waits for them.
+    ("thread::Builder", &["threads.rs", "source/capture/live.rs"]),
+    ("unbounded(", &[]),
+    ("process::exit(", &[]),
+    ("thread::sleep(", &[]),
+    ("SystemTime::now", &["clock.rs"]),
+    ("Utc::now", &["clock.rs"]),
+    ("lazy_static", &[]),
+    ("static mut", &[]),
+];
+
+#[test]
+fn what_is_banned_stays_in_its_home() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut wrong = Vec::new();
+    for path in sources(&src) {
+        let text = fs::read_to_string(&path).unwrap();
+        let inside = path.strip_prefix(&src).unwrap().display().to_string();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        if inside.ends_with("tests.rs") {
+            continue;
+        }
+        for (banned, homes) in HOMES {
+            let uses = code.lines().filter(|line| !line.trim_start().starts_with("//") && line.contains(banned));
+            if uses.count() > 0 && !homes.contains(&inside.as_str()) {
+                wrong.push(format!("{inside}: {banned}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "these have one home, and it is elsewhere:\n{}", wrong.join("\n"));
+}
