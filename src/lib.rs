@@ -32,7 +32,7 @@
 //! |---|---|
 //! | [`shutdown`] [`threads`] [`clock`] [`secret`] [`stats`] | the latch; where threads start; zones and stamps; the password; every number |
 //! | [`log`] | the catalogue of events, both languages, one queue, one writer of stderr |
-//! | [`schema`] [`line`] | what a header says; bytes → batches and files |
+//! | [`schema`] [`mod@line`] | what a header says; bytes → batches and files |
 //! | [`flow`] [`supervise`] | pure cores: packets → flow table → rows; the life of two daemons as a table |
 //! | [`check`] | header, columns, totals: what a line says |
 //! | [`pack`] | batch → piece: the field-aware deflate encoder, or flate2 |

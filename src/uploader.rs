@@ -1,7 +1,7 @@
 //! Oldest segment → remote → remove: passes over the queue at start, at every interval, and once more at the end.
 //!
 //! Promises:
-//!  * A local file goes only after [`Session::put`] said that the server has it whole under its final name.
+//!  * A local file goes only after [`Session::put`](crate::remote::Session::put) said that the server has it whole under its final name.
 //!  * A file that fails waits for the next pass, where it comes last; it never holds back the others.
 //!  * Nothing here slows the reading of input: this room has threads of its own and shares no lock with other stages.
 //!  * [`Uploader::run`] returns within a second of the last pass's deadline, also when a remote, a disk or a name server hangs.
