@@ -172,6 +172,7 @@ impl Log {
 
     /// Says `event` at a level that is not the catalogue's.
     fn say(&self, level: Level, event: Event) {
+        self.0.stats.log_events[level as usize].add(1);
         if !self.enabled(level) {
             return;
         }

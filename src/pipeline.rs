@@ -134,7 +134,7 @@ pub fn run(parts: Parts) -> io::Result<Outcome> {
     let (uploading, last_pass, hurry) = start_upload(upload)?;
     let stop = shutdown.clone();
     let mut patience = Patience { shutdown: stop, limit: options.shutdown_timeout, hurry, deadline: None };
-    let writer = SpoolLoop { spool, log: log.clone(), keep_trying };
+    let writer = SpoolLoop { spool, log: log.clone(), keep_trying, stats: Arc::clone(&stats) };
     let stages = Stages::start(&options, source, (check, level), writer, &shutdown, &stats)?;
     let read_to_end = stages.wait_source(&mut patience, &log);
     let sealed = stages.wait_spool(&mut patience, &log);
@@ -189,6 +189,9 @@ impl Stages {
         }
         let (jobs, work) = bounded(count);
         let (order, turns) = bounded(ORDER);
+        stats.queues.pack.capacity.set(count as u64);
+        stats.queues.blocks.capacity.set(count as u64);
+        stats.queues.spool.capacity.set(ORDER as u64);
         let (spent, buffers) = bounded(ORDER);
         let limits = Limits {
             // Half for the batch to fill, half to pack and write it.
@@ -213,10 +216,11 @@ impl Stages {
             guard.done();
             Ok(())
         })?;
-        let stop = shutdown.clone();
+        let (stop, stats) = (shutdown.clone(), Arc::clone(stats));
         let source = spawn("source", move || {
             let batcher = Batcher::new(limits);
-            let mut feed = Feed { batcher, pool, jobs, order, stop: stop.clone(), next: 0 };
+            let _runs = SourceRuns::new(Arc::clone(&stats));
+            let mut feed = Feed { batcher, pool, jobs, order, stop: stop.clone(), stats, next: 0 };
             source.run(&mut feed, &stop)
         })?;
         Ok(Self { source, spool })
@@ -267,6 +271,22 @@ enum Turn {
     Seal,
 }
 
+/// Says that the source is being read, until it is dropped.
+struct SourceRuns(Arc<Stats>);
+
+impl SourceRuns {
+    fn new(stats: Arc<Stats>) -> Self {
+        stats.source_runs.set(1);
+        Self(stats)
+    }
+}
+
+impl Drop for SourceRuns {
+    fn drop(&mut self) {
+        self.0.source_runs.set(0);
+    }
+}
+
 /// The pipeline's entry, on the source's thread: cuts the stream and hands the cuts out.
 struct Feed {
     batcher: Batcher,
@@ -274,6 +294,7 @@ struct Feed {
     jobs: Sender<Job>,
     order: Sender<Turn>,
     stop: Shutdown,
+    stats: Arc<Stats>,
     next: u64,
 }
 
@@ -287,21 +308,39 @@ impl Feed {
             if !self.batcher.is_stalled() {
                 return Ok(());
             }
-            self.batcher.give(self.pool.recv().map_err(|_| Stopped)?);
+            let begun = Instant::now();
+            let block = self.pool.recv().map_err(|_| Stopped)?;
+            self.stats.waits.source.add(begun.elapsed());
+            self.batcher.give(block);
         }
     }
 
     fn hand_out(&mut self, cut: Cut) -> Result<(), Stopped> {
         match cut {
-            Cut::Seal => self.order.send(Turn::Seal).map_err(|_| Stopped),
+            Cut::Seal => self.queue(Turn::Seal),
             Cut::Batch(batch) => {
                 let (answer, receiver) = bounded(1);
                 let job = Job { number: self.next, batch, answer };
                 self.next += 1;
-                self.order.send(Turn::Append(receiver)).map_err(|_| Stopped)?;
-                self.jobs.send(job).map_err(|_| Stopped)
+                self.queue(Turn::Append(receiver))?;
+                self.jobs.send(job).map_err(|_| Stopped)?;
+                let queues = &self.stats.queues;
+                queues.pack.length.set(self.jobs.len() as u64);
+                queues.blocks.length.set(queues.blocks.capacity.get().saturating_sub(self.pool.len() as u64));
+                Ok(())
             }
         }
+    }
+
+    /// Queues a turn for the spool; waits for room, and counts that.
+    fn queue(&self, turn: Turn) -> Result<(), Stopped> {
+        if let Err(refused) = self.order.try_send(turn) {
+            let begun = Instant::now();
+            self.order.send(refused.into_inner()).map_err(|_| Stopped)?;
+            self.stats.waits.source.add(begun.elapsed());
+        }
+        self.stats.queues.spool.length.set(self.order.len() as u64);
+        Ok(())
     }
 }
 
@@ -318,10 +357,13 @@ impl Sink for Feed {
     fn space(&mut self) -> Result<&mut [u8], Stopped> {
         if self.batcher.wants_block() {
             let block = self.pool.try_recv().or_else(|_| {
-                select! {
+                let begun = Instant::now();
+                let block = select! {
                     recv(self.pool) -> block => block.map_err(|_| Stopped),
                     recv(self.stop.channel()) -> _ => Err(Stopped),
-                }
+                };
+                self.stats.waits.source.add(begun.elapsed());
+                block
             })?;
             self.batcher.give(block);
         }
@@ -356,12 +398,15 @@ struct PackEnds {
 impl PackEnds {
     fn run(&self, mut packer: Packer, stats: &Stats) {
         for Job { number, batch, answer } in &self.work {
+            stats.queues.pack.length.set(self.work.len() as u64);
             let buffer = self.buffers.try_recv().unwrap_or_default();
             let (packed, block) = packer.pack(number, batch, buffer);
             stats.read.add(&packed.findings.read);
             stats.bad_lines.add(packed.findings.bad_lines);
             // The pool has room for every block there is; without a source it is gone, and so is the need.
             let _ = self.free.try_send(block);
+            let blocks = &stats.queues.blocks;
+            blocks.length.set(blocks.capacity.get().saturating_sub(self.free.len() as u64));
             // A spool that has ended takes no answers.
             let _ = answer.send(packed);
         }
@@ -374,14 +419,18 @@ struct SpoolLoop {
     log: Log,
     /// Disconnected when the program cannot wait for the disk any longer.
     keep_trying: Receiver<Infallible>,
+    stats: Arc<Stats>,
 }
 
 impl SpoolLoop {
     fn run(mut self, turns: &Receiver<Turn>, spent: &Sender<Vec<u8>>) -> Result<(), &'static str> {
         for turn in turns {
+            self.stats.queues.spool.length.set(turns.len() as u64);
             match turn {
                 Turn::Append(answer) => {
+                    let begun = Instant::now();
                     let packed = answer.recv().map_err(|_| "a pack thread ended before its batch was done")?;
+                    self.stats.waits.packed.add(begun.elapsed());
                     self.patiently(|spool| spool.append(&packed, Instant::now(), clock::now()))?;
                     // No room means that there are buffers enough.
                     let _ = spent.try_send(packed.piece.deflate);
@@ -398,18 +447,25 @@ impl SpoolLoop {
         let mut recovered = None;
         loop {
             let path = self.spool.path();
-            match step(&mut self.spool) {
+            let begun = Instant::now();
+            let outcome = step(&mut self.spool);
+            self.stats.waits.disk.add(begun.elapsed());
+            match outcome {
                 Ok(()) => {
                     if let Some(event) = recovered {
+                        self.stats.spool_full.set(0);
+                        self.stats.spool_failing.set(0);
                         self.log.event(event);
                     }
                     return Ok(());
                 }
                 Err(Trouble::Full { used, free }) => {
+                    self.stats.spool_full.set(1);
                     self.log.event(Event::SpoolFull { path: path.clone(), used, free });
                     recovered = Some(Event::SpoolFree { path });
                 }
                 Err(Trouble::Io { path, source }) => {
+                    self.stats.spool_failing.set(1);
                     let error = source.to_string();
                     self.log.event(Event::SpoolWriteFailed { path: path.clone(), error, retry_in: pause });
                     recovered = Some(Event::SpoolWriteRecovered { path });
@@ -418,6 +474,7 @@ impl SpoolLoop {
             if self.keep_trying.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
                 return Err("given up at the end of the program");
             }
+            self.stats.waits.retry.add(pause);
             pause = (pause * 2).min(RETRY.1);
         }
     }

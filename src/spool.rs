@@ -148,7 +148,7 @@ impl Spool {
         let lock = take_lock(&dir)?;
         let mut names = Names::open(&dir, &options.prefix, options.zone).map_err(failed("store the file counter"))?;
         for part in sorted(dir.files(names::is_part).map_err(failed("read"))?) {
-            salvage_part(&dir, &part, &mut names, &log).map_err(failed("make a torn file whole"))?;
+            salvage_part(&dir, &part, &mut names, (&stats, &log)).map_err(failed("make a torn file whole"))?;
         }
         let rejects = Rejects::new(&options.prefix, options.zone);
         let spool = Self {
@@ -189,6 +189,7 @@ impl Spool {
             if let Err(source) = segment.append(&packed.piece) {
                 return Err(Trouble::Io { path: self.dir.path().join(segment.part_name()), source });
             }
+            self.stats.open_bytes.set(segment.len());
         }
         self.account(packed, wall);
         Ok(())
@@ -208,6 +209,7 @@ impl Spool {
         let sealed =
             sealed.map_err(|source| Trouble::Io { path: self.dir.path().join(segment.part_name()), source })?;
         self.open = None;
+        self.stats.open_bytes.set(0);
         self.stats.sealed_files.add(1);
         self.stats.sealed_bytes.add(sealed.len);
         self.stats.spool_files.add(1);
@@ -398,13 +400,14 @@ fn count_lines(file: &File) -> (u64, u64) {
 }
 
 /// Makes one torn file whole and seals it, removes it when nothing is in it, or moves it aside when it is not ours.
-fn salvage_part(dir: &Dir, part: &Entry, names: &mut Names, log: &Log) -> io::Result<()> {
+fn salvage_part(dir: &Dir, part: &Entry, names: &mut Names, (stats, log): (&Stats, &Log)) -> io::Result<()> {
     let path = dir.path().join(&part.name);
     let salvaged = match make_whole(dir, part) {
         Ok(Some(salvaged)) => salvaged,
         Ok(None) => {
             dir.remove(&part.name)?;
             dir.sync()?;
+            stats.salvage_cut_bytes.add(part.len);
             log.event(Event::SegmentSalvaged { path, lines: 0, cut_bytes: part.len });
             return Ok(());
         }
@@ -421,6 +424,8 @@ fn salvage_part(dir: &Dir, part: &Entry, names: &mut Names, log: &Log) -> io::Re
     }
     dir.sync()?;
     let Salvaged { lines, cut_bytes, .. } = salvaged;
+    stats.salvaged_files.add(1);
+    stats.salvage_cut_bytes.add(cut_bytes);
     log.event(Event::SegmentSalvaged { path: dir.path().join(name), lines, cut_bytes });
     Ok(())
 }

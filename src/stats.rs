@@ -3,7 +3,11 @@
 //! Counters only grow; gauges say what is now. Each has one writer room, named beside it. Reading is not a snapshot:
 //! two counters read one after the other may be a batch apart, and agree once the pipeline is idle.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crate::flow::decode::Reject;
 
 /// A number that only grows (counter) or is set (gauge).
 #[derive(Debug, Default)]
@@ -30,6 +34,89 @@ impl Number {
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
+}
+
+/// Time that was spent on something, summed up.
+#[derive(Debug, Default)]
+pub struct Spent(Number);
+
+impl Spent {
+    /// Adds one stretch.
+    pub fn add(&self, time: Duration) {
+        self.0.add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// The sum.
+    pub fn get(&self) -> Duration {
+        Duration::from_nanos(self.0.get())
+    }
+}
+
+/// How long single things took, counted by size.
+#[derive(Debug, Default)]
+pub struct Durations {
+    /// How many took as long as the bound of the same place, and longer than the one before; the last has no bound.
+    counts: [Number; Durations::BOUNDS.len() + 1],
+    sum: Spent,
+}
+
+impl Durations {
+    /// Upper bounds of the classes, seconds: from a small file on a fast network to the time-out of a large one.
+    pub const BOUNDS: [f64; 10] = [0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+    /// Counts one.
+    pub fn observe(&self, time: Duration) {
+        let class = Self::BOUNDS.iter().position(|&bound| time.as_secs_f64() <= bound).unwrap_or(Self::BOUNDS.len());
+        self.counts[class].add(1);
+        self.sum.add(time);
+    }
+
+    /// How many took at most as long as each bound, then how many there were.
+    pub fn cumulative(&self) -> [u64; Self::BOUNDS.len() + 1] {
+        let mut sum = 0;
+        self.counts.each_ref().map(|count| {
+            sum += count.get();
+            sum
+        })
+    }
+
+    /// How long all of them took together.
+    pub fn sum(&self) -> Duration {
+        self.sum.get()
+    }
+}
+
+/// A bounded queue between two stages.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    /// What is in it now (gauge).
+    pub length: Number,
+    /// What fits into it (gauge).
+    pub capacity: Number,
+}
+
+/// The queues of the pipeline; set by whoever puts a batch in or takes one out.
+#[derive(Debug, Default)]
+pub struct Queues {
+    /// Batches that no pack thread has taken up yet.
+    pub pack: Backlog,
+    /// Batches that are not on disk yet, packed or not.
+    pub spool: Backlog,
+    /// Blocks that are filled or in work; without a free one reading stops.
+    pub blocks: Backlog,
+}
+
+/// Who waited for whom, and how long.
+#[derive(Debug, Default)]
+pub struct Waits {
+    /// The source for room in the pipeline: reading stood still (pipeline).
+    pub source: Spent,
+    /// The spool for a batch that is still being packed: packing is what limits (pipeline).
+    pub packed: Spent,
+    /// The spool for the disk, in writes, syncs and renames (pipeline).
+    pub disk: Spent,
+    /// The spool for room or for a disk that refuses, between two tries (pipeline).
+    pub retry: Spent,
 }
 
 /// What passed one point of the way, in the three units that reports use.
@@ -96,6 +183,23 @@ pub struct Stats {
     /// Rejected lines whose text did not fit into `rejects/` any more; counted in `rejected` too (spool).
     pub rejects_unkept: Number,
 
+    /// The source is being read (gauge, 0 or 1; pipeline).
+    pub source_runs: Number,
+    /// The queues between the stages (pipeline).
+    pub queues: Queues,
+    /// Where time goes by waiting (pipeline).
+    pub waits: Waits,
+    /// The data dir or the disk is full, and the spool waits for room (gauge, 0 or 1; pipeline).
+    pub spool_full: Number,
+    /// The disk refuses writes, and the spool tries again (gauge, 0 or 1; pipeline).
+    pub spool_failing: Number,
+    /// Compressed bytes of the open segment; 0 when none is open (gauge; spool).
+    pub open_bytes: Number,
+    /// Torn files of earlier lives that were made whole (spool).
+    pub salvaged_files: Number,
+    /// Bytes behind their last whole piece, which were cut (spool).
+    pub salvage_cut_bytes: Number,
+
     /// Sealed segments that wait in the data dir now (gauge; spool and uploader).
     pub spool_files: Number,
     /// Their bytes (gauge).
@@ -111,9 +215,87 @@ pub struct Stats {
     pub uploaded_bytes: Number,
     /// Attempts that failed (uploader).
     pub upload_failures: Number,
+    /// How long the successful ones took (uploader).
+    pub upload_durations: Durations,
     /// Wall clock of the last success, seconds since 1970; 0 before the first (uploader).
     pub last_upload: Number,
 
+    /// Embedded capture (`processor_source: capture`); shared with the threads that capture.
+    pub capture: Arc<Capture>,
+
+    /// Events that were said, by level: error, warn, info, debug; also those that the level keeps out of the log (log).
+    pub log_events: [Number; 4],
     /// Log lines given up because stderr was blocked (log).
     pub log_lines_lost: Number,
+
+    /// The supervised daemons (`processor_source: pmacct`).
+    pub chain: Chain,
+}
+
+/// What the two daemons and the kernel tell of the way before the rows. Sums over all lives of the daemons; written by the
+/// supervised source alone.
+#[derive(Debug, Default)]
+pub struct Chain {
+    /// Packets that `pmacctd` got from the interfaces.
+    pub captured_packets: Number,
+    /// Packets that the kernel dropped because `pmacctd` was too slow.
+    pub capture_drops: Number,
+    /// Datagrams of flow records that `nfacctd` got.
+    pub datagrams: Number,
+    /// Datagrams dropped by the kernel because the receive buffer of `nfacctd` was full.
+    pub datagram_drops: Number,
+    /// Datagrams that `nfacctd` could not use, for want of a template or because they were damaged.
+    pub datagrams_discarded: Number,
+    /// Gaps in the exporters' sequence numbers: records that never arrived.
+    pub sequence_gaps: Number,
+    /// Rows that the print plugin says it has written.
+    pub rows_printed: Number,
+    /// Windows that `nfacctd` threw away because ten writers waited for us.
+    pub windows_lost: Number,
+    /// Rows cut short by the death of a daemon and left out.
+    pub torn_rows: Number,
+    /// Starts of `nfacctd` after the first.
+    pub collector_restarts: Number,
+    /// Starts of `pmacctd` after the first.
+    pub exporter_restarts: Number,
+}
+
+/// What became of captured packets. Written by embedded capture alone, about once a second.
+#[derive(Debug, Default)]
+pub struct Capture {
+    /// Packets that came out of the ring or the file.
+    pub seen: Number,
+    /// Packets counted in flows.
+    pub decoded: Number,
+    /// Packets passed over by sampling.
+    pub passed_over: Number,
+    /// Packets not counted, by [`Reject::index`].
+    pub rejected: [Number; Reject::ALL.len()],
+    /// Packets that the kernel dropped because the ring was full.
+    pub dropped_by_kernel: Number,
+    /// Packets that the interface or its driver dropped, as far as libpcap knows.
+    pub dropped_by_interface: Number,
+    /// Flows in the tables now (gauge).
+    pub flows: Number,
+    /// Flows ended early because a table was full.
+    pub evicted: Number,
+    /// Rows printed.
+    pub rows: Number,
+    /// Windows printed early because they were full.
+    pub split_windows: Number,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_fall_into_their_classes() {
+        let durations = Durations::default();
+        for millis in [100, 101, 400, 400_000] {
+            durations.observe(Duration::from_millis(millis));
+        }
+        assert_eq!(durations.cumulative(), [1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 4]);
+        assert_eq!(durations.sum(), Duration::from_millis(400_601));
+    }
 }

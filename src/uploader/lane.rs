@@ -102,6 +102,7 @@ impl Pass {
         self.refusals.store(0, Relaxed);
         self.stats.uploaded_files.add(1);
         self.stats.uploaded_bytes.add(len);
+        self.stats.upload_durations.observe(begun.elapsed());
         self.stats.last_upload.set(u64::try_from(clock::now().timestamp()).unwrap_or(0));
         {
             let tally = &mut self.result().1;
