@@ -3,8 +3,8 @@
 //! Counters only grow; gauges say what is now. Each has one writer room, named beside it. Reading is not a snapshot:
 //! two counters read one after the other may be a batch apart, and agree once the pipeline is idle.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::flow::decode::Reject;
@@ -220,8 +220,8 @@ pub struct Stats {
     /// Wall clock of the last success, seconds since 1970; 0 before the first (uploader).
     pub last_upload: Number,
 
-    /// Embedded capture (`processor_source: capture`); shared with the threads that capture.
-    pub capture: Arc<Capture>,
+    /// Embedded capture, once it is open (`processor_source: capture`).
+    pub capture: OnceLock<Arc<Capture>>,
 
     /// Events that were said, by level: error, warn, info, debug; also those that the level keeps out of the log (log).
     pub log_events: [Number; 4],

@@ -36,6 +36,8 @@ use crate::shutdown::Shutdown;
 use crate::source::{Sink, Source, SourceEnd, SourceError, Stopped};
 use crate::stats::Number;
 
+pub use crate::stats::Capture as Counters;
+
 mod live;
 pub mod options;
 pub mod savefile;
@@ -128,31 +130,6 @@ pub enum OpenError {
         #[source]
         source: BadNetwork,
     },
-}
-
-/// What became of the packets, for reports. Written by capture alone, about once a second.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Packets that came out of the ring or the file.
-    pub seen: Number,
-    /// Packets counted in flows.
-    pub decoded: Number,
-    /// Packets passed over by sampling.
-    pub passed_over: Number,
-    /// Packets not counted, by [`crate::flow::decode::Reject::index`].
-    pub rejected: [Number; crate::flow::decode::Reject::ALL.len()],
-    /// Packets that the kernel dropped because the ring was full.
-    pub dropped_by_kernel: Number,
-    /// Packets that the interface or its driver dropped, as far as libpcap knows.
-    pub dropped_by_interface: Number,
-    /// Flows in the tables now (gauge).
-    pub flows: Number,
-    /// Flows ended early because a table was full.
-    pub evicted: Number,
-    /// Rows printed.
-    pub rows: Number,
-    /// Windows printed early because they were full.
-    pub split_windows: Number,
 }
 
 impl Counters {
