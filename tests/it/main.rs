@@ -4,4 +4,5 @@
 mod architecture;
 mod capture;
 mod capture_chain;
+mod readme;
 mod support;
