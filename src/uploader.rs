@@ -130,7 +130,7 @@ impl Uploader {
     fn pass(&self, end: &Receiver<LastPass>, mut order: Option<LastPass>, memory: &Arc<Memory>) -> Outcome {
         let begun = Instant::now();
         let pass = Arc::new(Pass::new(self, Arc::clone(memory)));
-        let (told, notes) = bounded(2 * self.options.connections + 2);
+        let (told, notes) = bounded(self.options.connections + 1);
         let mut running = usize::from(start_lane(&pass, 0, &told));
         let never_end = never();
         while running > 0 {
@@ -165,7 +165,10 @@ fn start_lane(pass: &Arc<Pass>, number: usize, told: &Sender<Note>) -> bool {
     let started = threads::spawn(&format!("upload-{number}"), move || {
         let _ended = TellEnd(&told);
         lane::run(&theirs, number == 0, || {
-            let _ = told.try_send(Note::Opened);
+            // Only the first one's session says that the server wants us.
+            if number == 0 {
+                let _ = told.send(Note::Opened);
+            }
         });
     });
     if let (Err(error), 0) = (&started, number) {
@@ -188,8 +191,8 @@ struct TellEnd<'a>(&'a Sender<Note>);
 
 impl Drop for TellEnd<'_> {
     fn drop(&mut self) {
-        // There is room for two notes of every lane; nobody listens any more after the deadline.
-        let _ = self.0.try_send(Note::Ended);
+        // The loop takes notes until every lane has ended, or goes away at the deadline.
+        let _ = self.0.send(Note::Ended);
     }
 }
 

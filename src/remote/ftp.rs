@@ -417,6 +417,7 @@ impl FtpSession {
             self.watch.cut();
             return Err(error);
         }
+        end_of_file(&mut transfer);
         transfer.finish().map_err(|error| self.failed(&step, &error))?;
         self.watch.keep(1);
         Ok(())

@@ -188,8 +188,12 @@ pub(super) fn explain(error: &Error, host: &str) -> String {
         Error::InvalidCertificate(Cert::NotValidForName | Cert::NotValidForNameContext { .. }) => format!(
             "the server's certificate is not made out to {host}; processor_ftp_host must be one of its subjectAltNames"
         ),
-        Error::InvalidCertificate(Cert::UnknownIssuer) => {
+        // A signature that does not fit comes from a CA that only has the name of a trusted one.
+        Error::InvalidCertificate(Cert::UnknownIssuer | Cert::BadSignature) => {
             "the issuer of the server's certificate is not trusted; name its CA in processor_ftp_tls_ca".into()
+        }
+        error if is_ca_as_server(error) => {
+            "the server's certificate vouches for itself; to trust it, name a copy of it in processor_ftp_tls_ca".into()
         }
         other => format!("TLS failed: {other}"),
     }

@@ -6,3 +6,4 @@ mod capture;
 mod capture_chain;
 mod readme;
 mod support;
+mod upload;

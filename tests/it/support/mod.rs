@@ -1,4 +1,6 @@
 //! What several test modules share.
 
+pub mod ftp_servers;
 pub mod packets;
 pub mod sink;
+pub mod scripted_ftp;
