@@ -2,5 +2,5 @@
 
 pub mod ftp_servers;
 pub mod packets;
-pub mod sink;
 pub mod scripted_ftp;
+pub mod sink;
