@@ -152,8 +152,8 @@ fn uploader(
 ) -> Result<Uploader, Failure> {
     let dir = spool.dir().try_clone().map_err(|error| Failure::new("upload", error))?;
     let queue = Queue::new(dir);
-    let token = queue.token().map_err(|error| Failure::new("upload", error))?;
-    let remote = Ftp::new(ftp, &token).map_err(|error| Failure { code: MISUSED, ..Failure::new("upload", error) })?;
+    let remote =
+        Ftp::new(ftp, &queue.token()).map_err(|error| Failure { code: MISUSED, ..Failure::new("upload", error) })?;
     Ok(Uploader {
         options,
         remote: Arc::new(remote),

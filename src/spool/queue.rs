@@ -113,7 +113,15 @@ impl Queue {
 
     /// The mark of this data directory in the names of temp files on servers: made of random bits at the first call, the
     /// same ever after.
-    pub fn token(&self) -> io::Result<String> {
+    ///
+    /// On a disk that is full or read-only it cannot be kept and is another one after the next start. Then a temp file that a
+    /// broken transfer left on the server is not recognised any more and stays there.
+    pub fn token(&self) -> String {
+        let token = format!("{:08x}", random() as u32);
+        self.kept_token(&token).unwrap_or(token)
+    }
+
+    fn kept_token(&self, fresh: &str) -> io::Result<String> {
         match self.dir.open_read(TOKEN) {
             Ok(file) => {
                 let mut text = String::new();
@@ -128,12 +136,11 @@ impl Queue {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        let token = format!("{:08x}", random() as u32);
         let mut file = self.dir.create_new(TOKEN)?;
-        file.write_all(format!("{token}\n").as_bytes())?;
+        file.write_all(format!("{fresh}\n").as_bytes())?;
         file.sync_all()?;
         self.dir.sync()?;
-        Ok(token)
+        Ok(fresh.to_owned())
     }
 }
 
@@ -228,10 +235,10 @@ mod tests {
     #[test]
     fn the_token_stays() {
         let (temp, queue) = queue();
-        let token = queue.token().unwrap();
+        let token = queue.token();
         assert_eq!(token.len(), TOKEN_LEN);
-        assert_eq!(Queue::new(Dir::open(temp.path()).unwrap()).token().unwrap(), token);
+        assert_eq!(Queue::new(Dir::open(temp.path()).unwrap()).token(), token);
         put(&temp, TOKEN, "../..\n");
-        assert_ne!(queue.token().unwrap(), "../..");
+        assert_ne!(queue.token(), "../..");
     }
 }
