@@ -12,20 +12,20 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::cli::{Check, Command, Run, Sample};
-use crate::config::{Config, Inputs, SourceKind, keys};
+use crate::config::{Config, Inputs, keys};
 use crate::log::{self, Event, Log};
 use crate::pipeline::{self, Outcome, Parts};
 use crate::remote::ftp::{self, Ftp};
 use crate::report::{self, Reporter};
 use crate::sample;
 use crate::shutdown::{Reason, Shutdown};
-use crate::source::Source;
-use crate::source::stdin::FdSource;
 use crate::spool::queue::Queue;
 use crate::spool::{self, OpenError, Spool};
 use crate::stats::Stats;
 use crate::threads::{Running, spawn};
 use crate::uploader::{self, Uploader};
+
+mod source;
 
 /// Done.
 const DONE: u8 = 0;
@@ -58,6 +58,10 @@ fn collect(flags: Run) -> u8 {
         Ok(config) => config,
         Err(rejected) => return misused(&rejected.to_string()),
     };
+    let problems = source::problems(&config);
+    if !problems.is_empty() {
+        return misused(&problems.join("\n"));
+    }
     let stats = Arc::new(Stats::default());
     let (log, writer) = Log::new(config.log.clone(), Arc::clone(&stats));
     if let Err(error) = spawn("log", move || writer.run(io::stderr())) {
@@ -105,7 +109,7 @@ fn started_code(config: Config, stats: &Arc<Stats>, log: &Log) -> Result<u8, Fai
     });
     log.event(config.loaded());
     config.warnings.iter().cloned().for_each(|warning| log.event(warning));
-    let source = source(&config)?;
+    let source = source::open(&config, stats, log)?;
     let dir = config.spool.dir.clone();
     let spool =
         Spool::open(config.spool, config.check.header, Arc::clone(stats), log.clone()).map_err(|error| Failure {
@@ -163,20 +167,6 @@ fn uploader(
     })
 }
 
-fn source(config: &Config) -> Result<Box<dyn Source>, Failure> {
-    match config.source {
-        SourceKind::Stdin => {
-            let stdin = FdSource::stdin().map_err(|error| Failure::new("standard input", error))?;
-            Ok(Box::new(stdin))
-        }
-        SourceKind::Pmacct | SourceKind::Capture => {
-            let name = config.source.name();
-            let text = format!("processor_source: {name} is not built in this version yet; use stdin");
-            Err(Failure { code: MISUSED, ..Failure::new("source", text) })
-        }
-    }
-}
-
 /// The running status report.
 struct Report {
     running: Running<()>,
@@ -230,7 +220,10 @@ fn watch_signals(shutdown: &Shutdown, log: &Log) -> io::Result<()> {
 fn check(flags: &Check) -> u8 {
     let data_dir = flags.data_dir.clone().unwrap_or_default();
     match Config::load(&Inputs::here(&flags.config, data_dir)) {
-        Ok(config) => print(&config.describe()),
+        Ok(config) => match source::problems(&config) {
+            problems if problems.is_empty() => print(&config.describe()),
+            problems => misused(&problems.join("\n")),
+        },
         Err(rejected) => misused(&rejected.to_string()),
     }
 }

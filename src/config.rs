@@ -91,7 +91,7 @@ impl SourceKind {
 }
 
 /// The sources of this version; the others are known words and refused. Longer with every version.
-const BUILT: &[SourceKind] = &[SourceKind::Stdin];
+const BUILT: &[SourceKind] = &[SourceKind::Stdin, SourceKind::Capture];
 
 /// The programs of source `pmacct`; `None` is the one found in `PATH`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -229,7 +229,6 @@ fn the_command_line_goes_before_the_file() {
 #[test]
 fn single_faults() {
     for (more, said) in [
-        ("processor_source: Capture", ":4: processor_source: capture is not built in this version yet; use stdin"),
         (
             "processor_rotate_size_mb: 0",
             "/etc/pmacct.conf:4: processor_rotate_size_mb: 0 is not right; it takes a whole number of MiB from 1 to 1073741824",
