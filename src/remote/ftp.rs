@@ -7,7 +7,8 @@
 //!  * `put` says `Ok` only after the server has shown the final name with the local length.
 //!  * The only things ever deleted are temp files that carry our token. A final name that exists is never replaced: it is
 //!    either recognised as the same bytes, delivered by an attempt whose end was not seen, or it is an error for this file.
-//!  * Nothing takes longer than its deadline plus a second, whatever the server does or leaves undone.
+//!  * Nothing takes longer than its deadline plus a second, whatever the server does or leaves undone. [`Remote::hurry`] moves
+//!    that deadline, but for one wait: in active mode, for a server that has said it will connect.
 //!  * With TLS on, no login and no byte of a file is sent without it. The password is in no error text.
 //!
 //! What FTP cannot promise: a rename that refuses to replace. Between the last look at the final name and the rename lies
@@ -469,7 +470,8 @@ impl FtpSession {
         }
     }
 
-    /// Opens a data connection for `command`. A server that cannot say its passive address in the old form is asked in the
+    /// Opens a data connection for `command`. In active mode the library waits for the server without a socket that could be
+    /// shut down; the wait is bounded by the deadline, but [`Remote::hurry`] does not shorten it. A server that cannot say its passive address in the old form is asked in the
     /// new one (RFC 2428).
     fn data(&mut self, command: impl Fn(&mut RustlsFtpStream) -> FtpResult<Transfer>) -> FtpResult<Transfer> {
         let timeout = self.settings.options.timeout;

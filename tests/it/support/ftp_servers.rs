@@ -35,6 +35,8 @@ pub struct Setup {
     pub overwrite: bool,
     /// The server's disk has this many KiB.
     pub disk_kib: Option<u32>,
+    /// ProFTPD: TLS 1.3 and nothing older.
+    pub only_tls13: bool,
 }
 
 /// PEM files.
@@ -49,6 +51,7 @@ pub struct Server {
     pub port: u16,
     /// Where the user lands after login.
     pub home: PathBuf,
+    command: Command,
     child: Child,
     mounted: bool,
     _dir: TempDir,
@@ -99,15 +102,14 @@ impl Server {
             Kind::PureFtpd => pureftpd(&root, dir.path(), port, setup),
         };
         let libraries = format!("{0}/usr/lib/x86_64-linux-gnu:{0}/lib/x86_64-linux-gnu", root.display());
-        let child = command
+        command
             .env("LD_LIBRARY_PATH", libraries)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .unwrap();
-        let mut server = Self { kind, port, home, child, mounted, _dir: dir };
+            .process_group(0);
+        let child = command.spawn().unwrap();
+        let mut server = Self { kind, port, home, command, child, mounted, _dir: dir };
         server.wait_for_greeting();
         Some(server)
     }
@@ -126,6 +128,22 @@ impl Server {
             assert!(Instant::now() < limit, "{:?} does not greet", self.kind);
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Ends the server and its sessions in the middle of whatever they do.
+    pub fn kill(&mut self) {
+        // The group holds the server and its sessions; nobody else.
+        if let Some(group) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again after [`Self::kill`]: same port, same files.
+    pub fn revive(&mut self) {
+        self.child = self.command.spawn().unwrap();
+        self.wait_for_greeting();
     }
 
     /// Settings that reach this server.
@@ -151,12 +169,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The group holds the server and its sessions; nobody else.
-        if let Some(group) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) {
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
         if self.mounted {
             let _ = Command::new("umount").arg("-l").arg(&self.home).status();
         }
@@ -223,6 +236,9 @@ fn proftpd(root: &Path, dir: &Path, port: u16, setup: &Setup) -> Command {
             key.display(),
             dir.display()
         ));
+        if setup.only_tls13 {
+            conf.push_str("TLSProtocol TLSv1.3\n");
+        }
         // The module path must be known before the module is loaded.
         conf = format!("ModulePath {}\n{conf}", root.join("usr/lib/proftpd").display());
     }
