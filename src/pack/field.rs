@@ -18,11 +18,12 @@
 //!   ([`fields`]). Everything else, and what is left of a field longer than 48 bytes, goes to hash chains over four
 //!   bytes ([`plain`](super::plain)).
 //! * At the start of a field, up to four ways of finding an older place are tried, each one slot of a table: the whole
-//!   field is the same (addresses and ports of a reverse flow, in whatever column they stand), or its first 2, 4, 6, 8, 12,
+//!   field is the same (addresses and ports of a reverse flow, in whatever column they stand), or its first 3, 4, 6, 8, 12,
 //!   16, 20, 22 or 28 bytes are. Short ones find the network of an address, 20 finds a stamp up to its second, 28 finds
 //!   `443,27,6,0,2025-11-27 10:2…` in one piece.
 //! * Which four: columns differ, so each keeps the ways that gained most together over 64 rows watched after the window
-//!   has filled (320 rows); everything is tried until then, and again every 8,192 rows.
+//!   has filled (320 rows), in pairs, and a pair only where it saves a bit a row; everything is tried until then, and
+//!   again every 8,192 rows.
 //! * Of the candidates the one with the highest gain is taken: 4 bits a byte (a digit's literal costs 3.3 to 4) less 7 and
 //!   the bits of the distance. Candidates are compared by one vector each, without a branch, since none could be foreseen.
 //! * The match is prolonged to the front over bytes that agree (the separator, the end of the field before); where it
@@ -44,7 +45,7 @@ use super::fields;
 use super::matches::Wide;
 use super::matches::{Lanes, PADDING, WINDOW, Words};
 use super::plain::{Chains, Reach};
-use super::rows::{Fields, Parse};
+use super::rows::{Fields, Parse, Taken};
 
 /// Numbers of bytes in the stream start here, so that the zeros of a fresh table lie beyond every window.
 const FIRST: u32 = 1 << 16;
@@ -197,11 +198,8 @@ fn block<L: Lanes>(encoder: &mut Encoder, lanes: L, from: usize, held: Held, out
     encoder.matches.clear();
     let mut parse = Parse {
         lanes,
-        bytes,
-        to,
         reach: Reach { base: encoder.base, floor: encoder.floor },
-        cursor: from,
-        matches: &mut encoder.matches,
+        taken: Taken { bytes, to, floor: encoder.floor, cursor: from, matches: &mut encoder.matches },
         fields: &mut encoder.fields,
         chains: &mut encoder.chains,
     };
@@ -271,31 +269,30 @@ mod tests {
 
     #[test]
     fn odd_inputs_come_back() {
-        let giant = vec![b'x'; 700_000];
-        let commas = vec![b','; 300_000];
-        let lines = vec![b'\n'; 300_000];
-        let long_rows = "field of some length;another one;a third that is longer than all the others;0\n".repeat(9_000);
+        let giant = vec![b'x'; 300_000];
+        let commas = vec![b','; 70_000];
+        let lines = vec![b'\n'; 70_000];
+        let long_rows = "field of some length;another one;a third that is longer than all the others;0\n".repeat(2_000);
         let mut seed = 1_u32;
         let noise: Vec<u8> = std::iter::repeat_with(|| {
             seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (seed >> 24) as u8
         })
-        .take(300_000)
+        .take(140_000)
         .collect();
         for piece in
             [&b"a"[..], b"\n", b",", b"a,b,c", b"a,b,c\n", &giant, &commas, &lines, long_rows.as_bytes(), &noise]
         {
-            holds(&[piece, piece, b"", b"a,b,c\n", piece]);
+            holds(&[piece, b"", b"a,b,c\n", piece]);
         }
     }
 
     #[test]
     fn rows_come_back_in_pieces_of_any_size() {
         let bytes = rows(12_000, Stamps::Civil);
-        for size in [7, 100, 8_192, 100_000, 1 << 20] {
-            let bytes = &bytes[..bytes.len().min(size * 2_000)];
-            let pieces: Vec<&[u8]> = bytes.chunks(size).collect();
-            holds(&pieces[..pieces.len().min(300)]);
+        for (size, count) in [(7, 200), (100, 200), (8_192, 20), (100_000, 3), (1 << 20, 1)] {
+            let pieces: Vec<&[u8]> = bytes.chunks(size).take(count).collect();
+            holds(&pieces);
         }
     }
 
@@ -361,7 +358,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
+        #![proptest_config(ProptestConfig::with_cases(32))]
 
         #[test]
         fn any_bytes_come_back(pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..3_000), 0..5)) {

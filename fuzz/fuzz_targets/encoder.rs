@@ -1,0 +1,83 @@
+//! The field-aware encoder against three inflaters that share no code: zlib-rs, miniz_oxide and libdeflate.
+//!
+//! The first byte chooses how the rest is read: as it is, or as a list of fields and separators that makes rows which
+//! resemble each other; and whether pieces follow or stand alone. Whatever comes, all three must give it back, and the
+//! portable path must write the same bytes.
+//!
+//!     cargo +nightly fuzz run encoder -- -max_total_time=3600 -max_len=65536
+
+#![no_main]
+
+use std::io::Read;
+
+use libfuzzer_sys::fuzz_target;
+use processor::pack::field::Encoder;
+
+fuzz_target!(|input: &[u8]| {
+    let Some((&how, rest)) = input.split_first() else { return };
+    let bytes = if how & 1 == 0 { rest.to_vec() } else { rows(rest) };
+    let size = [1, 50, 700, 8_192, 40_000, 300_000, usize::MAX, 3][usize::from(how >> 1 & 7)].max(bytes.len() / 64);
+    let mut native = Encoder::new();
+    let mut portable = Encoder::portable();
+    if how & 16 != 0 {
+        let mut stream = Vec::new();
+        let mut same = Vec::new();
+        for piece in bytes.chunks(size.max(1)) {
+            native.encode_next(piece, &mut stream);
+            portable.encode_next(piece, &mut same);
+        }
+        assert!(stream == same, "the portable path differs");
+        back(stream, &bytes);
+    }
+    for piece in bytes.chunks(size.max(1)) {
+        let mut alone = Vec::new();
+        let mut same = Vec::new();
+        native.encode(piece, &mut alone);
+        portable.encode(piece, &mut same);
+        assert!(alone == same, "the portable path differs");
+        back(alone, piece);
+    }
+});
+
+/// Each byte of `recipe` is a field that was already there, a new one, or a separator; long inputs repeat.
+fn rows(recipe: &[u8]) -> Vec<u8> {
+    let separator = [b',', b';', b'\t', b'|', b' '][recipe.first().map_or(0, |&byte| usize::from(byte) % 5)];
+    let mut bytes = Vec::new();
+    for (at, &byte) in recipe.iter().enumerate() {
+        match byte {
+            0..16 => bytes.push(b'\n'),
+            16..64 => bytes.extend_from_slice(format!("10.{}.{byte}.{}", byte % 4, at % 7).as_bytes()),
+            64..96 => bytes.extend_from_slice(format!("2025-11-27 10:2{}:{byte}.{:06}", byte % 10, at * 7_919 % 1_000_000).as_bytes()),
+            96..128 => bytes.extend_from_slice(b"443,27,6,0,"),
+            128..144 => bytes.extend(std::iter::repeat_n(byte, at % 700)),
+            144..160 => {
+                let from = bytes.len().saturating_sub(usize::from(byte - 143) * 2_100);
+                let copy = bytes[from..].to_vec();
+                bytes.extend_from_slice(&copy[..copy.len().min(at % 400)]);
+            }
+            160..200 => bytes.extend_from_slice((usize::from(byte) * at).to_string().as_bytes()),
+            200.. => bytes.push(byte),
+        }
+        if byte >= 16 {
+            bytes.push(separator);
+        }
+        if bytes.len() > 2 << 20 {
+            break;
+        }
+    }
+    bytes
+}
+
+/// Holds `deflate`, ended by an empty final block, against `bytes` in three inflaters.
+fn back(mut deflate: Vec<u8>, bytes: &[u8]) {
+    assert!(deflate.ends_with(&[0x00, 0x00, 0xff, 0xff]), "no sync flush at the end");
+    deflate.extend_from_slice(&[0x03, 0x00]);
+    let mut inflated = Vec::new();
+    flate2::read::DeflateDecoder::new(&deflate[..]).read_to_end(&mut inflated).expect("zlib-rs refuses it");
+    assert!(inflated == bytes, "zlib-rs gives other bytes");
+    let inflated = miniz_oxide::inflate::decompress_to_vec(&deflate).expect("miniz_oxide refuses it");
+    assert!(inflated == bytes, "miniz_oxide gives other bytes");
+    let mut inflated = vec![0; bytes.len()];
+    let length = libdeflater::Decompressor::new().deflate_decompress(&deflate, &mut inflated).expect("libdeflate refuses it");
+    assert!(length == bytes.len() && inflated == bytes, "libdeflate gives other bytes");
+}
