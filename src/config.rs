@@ -226,6 +226,8 @@ impl Config {
         if given.problems.is_empty() {
             return Ok(Self { text, ..config });
         }
+        // What seems to be missing may only be misspelt.
+        given.problems.extend(config.warnings.iter().filter_map(misspelt));
         // In the order of the file; what is about no line, such as a missing key, comes last.
         given.problems.sort_by_key(|problem| problem.line.wrapping_sub(1));
         Err(Rejected(given.problems))
@@ -271,6 +273,14 @@ impl Config {
         let public = std::fs::metadata(&path).is_ok_and(|metadata| metadata.mode() & 0o004 != 0);
         if public { vec![Event::ConfigPublic { path }] } else { Vec::new() }
     }
+}
+
+/// The warning of an unknown key as a problem beside others.
+fn misspelt(warning: &Event) -> Option<Problem> {
+    let Event::UnknownKey { path, line, key, nearest } = warning else { return None };
+    let text = format!("is unknown; the nearest known key is {nearest}");
+    let place = format!("{}:{line}", path.display());
+    Some(Problem { place, line: usize::try_from(*line).unwrap_or(0), key: key.clone(), text })
 }
 
 /// `HOST:PORT`, with brackets around an IPv6 address.

@@ -143,6 +143,9 @@ fn all_errors_at_once_with_line_key_value_and_form() {
     let text = "processor_ftp_port: 70000\nprocessor_ftp_pass: a\tb\nprocessor_csv_header: always\nprocessor_ftp_host=h\n\
                 processor_timezone: Asia/Shanghia\nprocessor_convert_timestamps: ja\nprocessor_status_report_url: ftp://x\n";
     assert_eq!(errors(text), include_str!("../../tests/it/golden/config_errors.txt").lines().collect::<Vec<_>>());
+    let misspelt = errors("processor_ftp_hots: h\nprocessor_ftp_user: u\nprocessor_ftp_pass: p\n");
+    assert!(misspelt[0].contains(":1: processor_ftp_hots: is unknown; the nearest known key is processor_ftp_host"));
+    assert!(misspelt.len() == 2 && misspelt[1].contains("processor_ftp_host: is missing"));
 }
 
 #[test]

@@ -8,6 +8,9 @@ use std::collections::BinaryHeap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
 use super::dir::Dir;
 use super::names::{age_key, is_sealed};
 
@@ -99,8 +102,14 @@ impl Queue {
     }
 
     /// Opens a segment for reading. The length is the open file's; `NotFound` when the segment is gone.
+    ///
+    /// While the file is open it is locked, so that `drop-oldest` passes over what is nearly delivered.
     pub fn open_sealed(&self, sealed: &Sealed) -> io::Result<(File, u64)> {
         let file = self.dir.open_read(&sealed.name)?;
+        if flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK) {
+            // It is being dropped at this moment.
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let len = file.metadata()?.len();
         Ok((file, len))
     }
@@ -226,7 +235,11 @@ mod tests {
         let (temp, queue) = queue();
         put(&temp, "f_20251127_102030_000.csv.gz", "abc");
         let page = queue.oldest(None, 9).unwrap();
-        assert_eq!(queue.open_sealed(&page[0]).unwrap().1, 3);
+        let (held, len) = queue.open_sealed(&page[0]).unwrap();
+        assert_eq!(len, 3);
+        let other = std::fs::File::open(temp.path().join(&page[0].name)).unwrap();
+        assert!(flock(&other, FlockOperation::NonBlockingLockExclusive).is_err(), "locked while it is sent");
+        drop(held);
         queue.remove(&page[0]).unwrap();
         assert_eq!(queue.open_sealed(&page[0]).unwrap_err().kind(), io::ErrorKind::NotFound);
         assert_eq!(queue.waiting().unwrap(), Waiting::default());

@@ -185,8 +185,6 @@ enum Failure {
     Open(RemoteError),
     /// The session broke, or the server refused the file.
     Put(RemoteError),
-    /// The local file cannot be read.
-    Local(io::Error),
 }
 
 impl Lane<'_> {
@@ -201,12 +199,22 @@ impl Lane<'_> {
             pass.remove(sealed);
             return;
         }
+        // Open, and so locked, until it is removed.
+        let (file, len) = match pass.queue.open_sealed(sealed) {
+            Ok(opened) => opened,
+            // Gone since it was listed: there is nothing to deliver.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return pass.memory.forget(&sealed.name),
+            Err(error) => {
+                pass.memory.failed(&sealed.name);
+                return pass.failed(sealed, format!("cannot open the local file: {error}"));
+            }
+        };
         let mut tries = 0;
         loop {
             tries += 1;
             let begun = Instant::now();
-            let failure = match self.attempt(sealed, opened) {
-                Ok(len) => {
+            let failure = match self.attempt(&Upload { name: &sealed.name, file: &file, len }, opened) {
+                Ok(()) => {
                     self.delivered += 1;
                     pass.delivered(sealed, len, begun);
                     return;
@@ -214,12 +222,6 @@ impl Lane<'_> {
                 Err(failure) => failure,
             };
             match failure {
-                // Gone since it was listed: there is nothing to deliver.
-                Failure::Local(error) if error.kind() == io::ErrorKind::NotFound => pass.memory.forget(&sealed.name),
-                Failure::Local(error) => {
-                    pass.memory.failed(&sealed.name);
-                    pass.failed(sealed, format!("cannot open the local file: {error}"));
-                }
                 Failure::Open(error) | Failure::Put(error) if self.may_reconnect(&error, tries) => {
                     tracing::debug!("connection trouble, one fresh connection: {error}");
                     continue;
@@ -238,19 +240,18 @@ impl Lane<'_> {
         }
     }
 
-    /// One try with the open session, or with a fresh one. Returns the file's length.
-    fn attempt(&mut self, sealed: &Sealed, opened: &mut dyn FnMut()) -> Result<u64, Failure> {
-        let (file, len) = self.pass.queue.open_sealed(sealed).map_err(Failure::Local)?;
+    /// One try with the open session, or with a fresh one.
+    fn attempt(&mut self, upload: &Upload<'_>, opened: &mut dyn FnMut()) -> Result<(), Failure> {
         let mut session = match self.session.take() {
             Some(session) => session,
             None => self.open().map_err(Failure::Open)?,
         };
         opened();
-        let deadline = Instant::now() + self.pass.remote.allowance(len);
+        let deadline = Instant::now() + self.pass.remote.allowance(upload.len);
         // After an error the session is spent, and dropped here.
-        session.put(&Upload { name: &sealed.name, file: &file, len }, deadline).map_err(Failure::Put)?;
+        session.put(upload, deadline).map_err(Failure::Put)?;
         self.session = Some(session);
-        Ok(len)
+        Ok(())
     }
 
     /// Trouble with a connection that had delivered something is worth a fresh one, every time; a connection that
