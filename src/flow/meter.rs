@@ -169,14 +169,13 @@ impl Meter {
     /// Moves the clock to the second `now` (never back): flows that ended by then go to `out`.
     pub fn advance(&mut self, now: u32, out: &mut impl FnMut(Record)) {
         self.flush(out);
-        self.advance_table(now, out);
+        advance(&mut self.table, &mut self.fragments, now, out);
     }
 
     /// Ends every flow and gives all records to `out`. The meter is empty afterwards and may be used again.
     pub fn stop(&mut self, out: &mut impl FnMut(Record)) {
         self.flush(out);
-        let mut fragments = std::mem::take(&mut self.fragments);
-        fragments.release(|burst| self.table.add(&self.table.hashed(burst), out));
+        self.fragments.release(|burst| self.table.add(&self.table.hashed(burst), out));
         self.table.stop(out);
     }
 
@@ -199,26 +198,23 @@ impl Meter {
 
     /// Counts what the batch holds.
     fn flush(&mut self, out: &mut impl FnMut(Record)) {
-        let waiting = std::mem::take(&mut self.waiting);
-        self.touched ^= self.table.touch(&self.batch[..waiting]);
-        for at in 0..waiting {
-            let hashed = self.batch[at];
+        let Self { batch, table, fragments, .. } = self;
+        let batch = &batch[..std::mem::take(&mut self.waiting)];
+        self.touched ^= table.touch(batch);
+        for hashed in batch {
             let now = hashed.now();
-            if now > self.table.clock() {
-                self.advance_table(now, out);
+            if now > table.clock() {
+                advance(table, fragments, now, out);
             }
-            self.table.add(&hashed, out);
+            table.add(hashed, out);
         }
     }
+}
 
-    fn advance_table(&mut self, now: u32, out: &mut impl FnMut(Record)) {
-        self.table.advance(now, out);
-        if !self.fragments.is_empty() {
-            let mut fragments = std::mem::take(&mut self.fragments);
-            fragments.expire(now, |burst| self.table.add(&self.table.hashed(burst), out));
-            self.fragments = fragments;
-        }
-    }
+/// Moves the clock of the table and of the fragments.
+fn advance(table: &mut Table, fragments: &mut Fragments, now: u32, out: &mut impl FnMut(Record)) {
+    table.advance(now, out);
+    fragments.expire(now, |burst| table.add(&table.hashed(burst), out));
 }
 
 /// One of N packets: a gap of 1 to 2N−1 packets, each as likely, before the next that is counted.

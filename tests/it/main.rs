@@ -4,6 +4,7 @@
 mod architecture;
 mod capture;
 mod capture_chain;
+mod capture_live;
 mod readme;
 mod support;
 mod upload;
