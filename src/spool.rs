@@ -147,6 +147,8 @@ impl Spool {
         let dir = Dir::open(&options.dir).map_err(failed("open"))?;
         let lock = take_lock(&dir)?;
         let mut names = Names::open(&dir, &options.prefix, options.zone).map_err(failed("store the file counter"))?;
+        // What a killed repacking left is of no use to anybody.
+        forget_repack(&dir).map_err(failed("remove a left-over of an earlier run"))?;
         for part in sorted(dir.files(names::is_part).map_err(failed("read"))?) {
             salvage_part(&dir, &part, &mut names, (&stats, &log)).map_err(failed("make a torn file whole"))?;
         }
@@ -440,16 +442,20 @@ fn make_whole(dir: &Dir, part: &Entry) -> io::Result<Option<Salvaged>> {
             Ok(Some(salvaged))
         }
         Finding::Repack => {
-            match dir.remove(REPACK) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            forget_repack(dir)?;
             let salvaged = salvage::repack(&file, &dir.create_new(REPACK)?)?;
             // One step: a crash leaves either file under the name, and both say the same lines.
             dir.rename_over(REPACK, &part.name)?;
             Ok(Some(salvaged))
         }
         Finding::Foreign => Err(io::Error::new(io::ErrorKind::InvalidData, "not a gzip file")),
+    }
+}
+
+fn forget_repack(dir: &Dir) -> io::Result<()> {
+    match dir.remove(REPACK) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

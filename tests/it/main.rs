@@ -1,10 +1,13 @@
 //! The one integration binary.
-#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::case_sensitive_file_extension_comparisons)]
 
 mod architecture;
 mod capture;
 mod capture_chain;
 mod capture_live;
 mod readme;
+mod crash;
+mod run;
+#[allow(dead_code)]
 mod support;
 mod upload;
