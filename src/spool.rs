@@ -14,8 +14,10 @@
 //! may be made again with the same arguments: nothing is written twice. It never overwrites a file and never removes one
 //! that it did not write, but for the oldest sealed segments under `drop-oldest`.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -45,6 +47,9 @@ use segment::Segment;
 
 /// Locked while a processor owns the directory.
 const LOCK: &str = ".processor.lock";
+/// How often a torn file that fails for another reason than a full or read-only disk is tried before it is set aside: a
+/// passing fault is over by then, a broken sector is not, and it must not hold back the lines that come.
+const SALVAGE_TRIES: u32 = 3;
 /// Where a torn file is packed anew.
 const REPACK: &str = ".processor.repack";
 
@@ -127,6 +132,8 @@ pub struct Spool {
     header: HeaderMode,
     names: Names,
     open: Option<Segment>,
+    /// Files of an earlier life that could not be made whole yet, oldest first.
+    torn: VecDeque<Torn>,
     rejects: Rejects,
     /// Lines of all batches so far, for the line numbers in messages.
     lines_seen: u64,
@@ -134,6 +141,13 @@ pub struct Spool {
     stats: Arc<Stats>,
     log: Log,
     _lock: File,
+}
+
+/// A torn file and how often it was tried.
+#[derive(Debug)]
+struct Torn {
+    part: Entry,
+    tries: u32,
 }
 
 impl Spool {
@@ -149,8 +163,12 @@ impl Spool {
         let mut names = Names::open(&dir, &options.prefix, options.zone).map_err(failed("store the file counter"))?;
         // What a killed repacking left is of no use to anybody.
         forget_repack(&dir).map_err(failed("remove a left-over of an earlier run"))?;
+        let mut torn = VecDeque::new();
         for part in sorted(dir.files(names::is_part).map_err(failed("read"))?) {
-            salvage_part(&dir, &part, &mut names, (&stats, &log)).map_err(failed("make a torn file whole"))?;
+            if let Err(error) = salvage_part(&dir, &part, &mut names, (&stats, &log)) {
+                log.event(Event::SegmentWaits { path: dir.path().join(&part.name), error: error.to_string() });
+                torn.push_back(Torn { part, tries: 1 });
+            }
         }
         let rejects = Rejects::new(&options.prefix, options.zone);
         let spool = Self {
@@ -159,6 +177,7 @@ impl Spool {
             header,
             names,
             open: None,
+            torn,
             rejects,
             lines_seen: 0,
             schema: None,
@@ -235,6 +254,7 @@ impl Spool {
         now: Instant,
         wall: DateTime<Utc>,
     ) -> Result<Segment, Trouble> {
+        self.make_torn_whole()?;
         self.make_room()?;
         let name = self.names.give(wall).map_err(|source| io_trouble(&self.dir, source))?;
         let mut segment = Segment::create(&self.dir, name, now).map_err(|source| io_trouble(&self.dir, source))?;
@@ -246,6 +266,31 @@ impl Spool {
             }
         }
         Ok(segment)
+    }
+
+    /// Tries again what the start could not make whole. A disk that is full or read-only takes no new segment either, so
+    /// it is waited for; any other fault is only tried [`SALVAGE_TRIES`] times.
+    fn make_torn_whole(&mut self) -> Result<(), Trouble> {
+        while let Some(torn) = self.torn.front_mut() {
+            let path = self.dir.path().join(&torn.part.name);
+            match salvage_part(&self.dir, &torn.part, &mut self.names, (&self.stats, &self.log)) {
+                Ok(len) => {
+                    self.stats.spool_files.add(u64::from(len.is_some()));
+                    self.stats.spool_bytes.add(len.unwrap_or(0));
+                }
+                Err(source) if is_full(&source) => return Err(Trouble::Io { path, source }),
+                Err(source) => {
+                    torn.tries += 1;
+                    if torn.tries < SALVAGE_TRIES {
+                        return Err(Trouble::Io { path, source });
+                    }
+                    set_aside(&self.dir, &torn.part, &source, &self.log)
+                        .map_err(|source| Trouble::Io { path, source })?;
+                }
+            }
+            self.torn.pop_front();
+        }
+        Ok(())
     }
 
     /// Adds what a batch said to the numbers and to the log, and keeps its rejected lines.
@@ -319,9 +364,12 @@ impl Spool {
     /// Removes the oldest sealed segment that no upload has in hand; false when there is none.
     fn drop_oldest(&self) -> io::Result<bool> {
         for entry in sorted(self.dir.files(names::is_sealed)?) {
-            let Ok(file) = self.dir.open_read(&entry.name) else { continue };
-            // The uploader holds the lock while it sends the file: what is nearly delivered is not dropped.
-            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            // For writing, because NFS locks nothing else exclusively.
+            let Ok(file) = self.dir.open_write(&entry.name) else { continue };
+            // The uploader holds a lock from before it sends a file until it has removed it: what is nearly delivered is
+            // not dropped, and what is delivered is not counted as lost.
+            let is_ours = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+            if !is_ours || file.metadata()?.nlink() == 0 {
                 continue;
             }
             let lines = count_lines(&file);
@@ -401,22 +449,39 @@ fn count_lines(file: &File) -> (u64, u64) {
     (lines, bytes)
 }
 
-/// Makes one torn file whole and seals it, removes it when nothing is in it, or moves it aside when it is not ours.
-fn salvage_part(dir: &Dir, part: &Entry, names: &mut Names, (stats, log): (&Stats, &Log)) -> io::Result<()> {
+/// Makes one torn file whole and seals it; its length then. Removes it when nothing is in it, moves it aside when it is
+/// not ours. May be called again after an error.
+fn salvage_part(dir: &Dir, part: &Entry, names: &mut Names, (stats, log): (&Stats, &Log)) -> io::Result<Option<u64>> {
     let path = dir.path().join(&part.name);
-    let salvaged = match make_whole(dir, part) {
-        Ok(Some(salvaged)) => salvaged,
-        Ok(None) => {
+    let stem = part.name.strip_suffix(names::PART).unwrap_or(&part.name);
+    let mut name = format!("{stem}{}", names::SEALED);
+    let file = match dir.open_write(&part.name) {
+        // An earlier call came as far as the renaming.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+        Ok(file) => file,
+    };
+    if is_same_file(&file, dir.open_read(&name)) {
+        // Sealed by a link, where the file system has no other way, and killed before the first name was gone.
+        dir.remove(&part.name)?;
+        dir.sync()?;
+        return Ok(None);
+    }
+    let Salvaged { lines, cut_bytes, .. } = match make_whole(dir, part, &file)? {
+        Whole::Yes(salvaged) => salvaged,
+        Whole::Empty => {
             dir.remove(&part.name)?;
             dir.sync()?;
             stats.salvage_cut_bytes.add(part.len);
             log.event(Event::SegmentSalvaged { path, lines: 0, cut_bytes: part.len });
-            return Ok(());
+            return Ok(None);
         }
-        Err(error) => return set_aside(dir, part, &error, log),
+        Whole::Foreign => {
+            let error = io::Error::new(io::ErrorKind::InvalidData, "not a gzip file");
+            set_aside(dir, part, &error, log)?;
+            return Ok(None);
+        }
     };
-    let stem = part.name.strip_suffix(names::PART).unwrap_or(&part.name);
-    let mut name = format!("{stem}{}", names::SEALED);
     if let Err(error) = dir.rename_new(&part.name, &name) {
         if error.kind() != io::ErrorKind::AlreadyExists {
             return Err(error);
@@ -425,30 +490,46 @@ fn salvage_part(dir: &Dir, part: &Entry, names: &mut Names, (stats, log): (&Stat
         dir.rename_new(&part.name, &name)?;
     }
     dir.sync()?;
-    let Salvaged { lines, cut_bytes, .. } = salvaged;
+    let len = dir.open_read(&name)?.metadata()?.len();
     stats.salvaged_files.add(1);
     stats.salvage_cut_bytes.add(cut_bytes);
     log.event(Event::SegmentSalvaged { path: dir.path().join(name), lines, cut_bytes });
-    Ok(())
+    Ok(Some(len))
 }
 
-/// `None`: nothing complete is in the file.
-fn make_whole(dir: &Dir, part: &Entry) -> io::Result<Option<Salvaged>> {
-    let file = dir.open_write(&part.name)?;
-    match salvage::examine(&file)? {
-        Finding::Nothing => Ok(None),
+fn is_same_file(file: &File, other: io::Result<File>) -> bool {
+    let identity = |file: &File| file.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
+    other.is_ok_and(|other| identity(file).is_some() && identity(file) == identity(&other))
+}
+
+/// True when the disk has no room or takes no writes at all, whatever the file.
+fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+}
+
+/// Whether a torn file is a segment now.
+enum Whole {
+    Yes(Salvaged),
+    Empty,
+    Foreign,
+}
+
+fn make_whole(dir: &Dir, part: &Entry, file: &File) -> io::Result<Whole> {
+    match salvage::examine(file)? {
+        Finding::Nothing => Ok(Whole::Empty),
         Finding::CutAt { end, trailer, salvaged } => {
-            salvage::cut(&file, end, &trailer)?;
-            Ok(Some(salvaged))
+            salvage::cut(file, end, &trailer)?;
+            Ok(Whole::Yes(salvaged))
         }
         Finding::Repack => {
             forget_repack(dir)?;
-            let salvaged = salvage::repack(&file, &dir.create_new(REPACK)?)?;
+            let salvaged = salvage::repack(file, &dir.create_new(REPACK)?)?;
             // One step: a crash leaves either file under the name, and both say the same lines.
             dir.rename_over(REPACK, &part.name)?;
-            Ok(Some(salvaged))
+            Ok(Whole::Yes(salvaged))
         }
-        Finding::Foreign => Err(io::Error::new(io::ErrorKind::InvalidData, "not a gzip file")),
+        Finding::Foreign => Ok(Whole::Foreign),
     }
 }
 

@@ -233,6 +233,11 @@ catalogue! {
         zh "已修复上次未完成的文件: {path}，保留 {lines} 行，截去尾部 {cut_bytes} 字节"
         en "made the file of an earlier run whole: {path}, {lines} lines kept, {cut_bytes} bytes of torn tail cut"
 
+    /// A `.part` of an earlier life cannot be made whole yet; it is tried again.
+    Error SegmentWaits "segment_waits" { path: PathBuf, error: String }
+        zh "暂时无法修复上次未完成的文件: {path}: {error}；写入下一个文件前重试"
+        en "the file of an earlier run cannot be made whole now: {path}: {error}; tried again before the next file is opened"
+
     /// A `.part` of an earlier life could not be made whole and was moved out of the way.
     Error SegmentSetAside "segment_set_aside" { path: PathBuf, kept_as: PathBuf, error: String }
         zh "无法修复上次未完成的文件: {path}: {error}；已保留为 {kept_as}"

@@ -22,6 +22,10 @@ const COUNTER: &str = ".processor.next";
 /// sector, and also on a full disk.
 const COUNTER_LEN: usize = 21;
 
+/// Indexes from here on were never given out (a million files a second would need two weeks): a counter or a file that
+/// says so was damaged or planted, and going on from it would end the numbers.
+const UNLIKELY: u64 = 1_000_000_000_000;
+
 /// Gives out names.
 #[derive(Debug)]
 pub struct Names {
@@ -36,9 +40,15 @@ impl Names {
     pub fn open(dir: &Dir, prefix: &str, zone: Zone) -> io::Result<Self> {
         let counter = dir.open_or_create(COUNTER)?;
         let mut text = [0; COUNTER_LEN];
-        let stored = counter.read_exact_at(&mut text, 0).ok().and_then(|()| parse_counter(&text)).unwrap_or(0);
+        let stored = match counter.read_exact_at(&mut text, 0) {
+            Ok(()) => parse_counter(&text).unwrap_or(0),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            // It may be whole, only not readable now: to go on without it could bring a name back.
+            Err(error) => return Err(error),
+        };
         let seen = dir.files(|name| index_of(name).is_some())?;
-        let after_seen = seen.iter().filter_map(|entry| index_of(&entry.name)).map(|index| index + 1).max();
+        let after_seen = seen.iter().filter_map(|entry| index_of(&entry.name));
+        let after_seen = after_seen.filter(|index| *index < UNLIKELY).map(|index| index + 1).max();
         let next = stored.max(after_seen.unwrap_or(0));
         let names = Self { prefix: prefix.to_owned(), zone, counter, next };
         names.store(next)?;
@@ -61,7 +71,8 @@ impl Names {
 }
 
 fn parse_counter(text: &[u8; COUNTER_LEN]) -> Option<u64> {
-    std::str::from_utf8(text).ok()?.strip_suffix('\n')?.parse().ok()
+    let next = std::str::from_utf8(text).ok()?.strip_suffix('\n')?.parse().ok()?;
+    (next <= UNLIKELY).then_some(next)
 }
 
 /// The index in one of our names, sealed or not; `None` for any other name.
@@ -121,6 +132,15 @@ mod tests {
         std::fs::write(temp.path().join("other_20250101_000000_1041.csv.gz"), "x").unwrap();
         std::fs::write(temp.path().join(COUNTER), "garbage").unwrap();
         assert_eq!(names(temp.path()).give(at(0)).unwrap(), "flows_19700101_080000_1042");
+    }
+
+    #[test]
+    fn a_planted_index_does_not_end_the_numbers() {
+        let temp = tempfile::tempdir().unwrap();
+        std::fs::write(temp.path().join("x_20250101_000000_999999999999999999.csv.gz"), "x").unwrap();
+        std::fs::write(temp.path().join("x_20250101_000000_007.csv.gz"), "x").unwrap();
+        std::fs::write(temp.path().join(COUNTER), "18446744073709551615\n").unwrap();
+        assert_eq!(names(temp.path()).give(at(0)).unwrap(), "flows_19700101_080000_008");
     }
 
     #[test]

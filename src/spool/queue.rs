@@ -7,6 +7,7 @@
 use std::collections::BinaryHeap;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -110,8 +111,12 @@ impl Queue {
             // It is being dropped at this moment.
             return Err(io::ErrorKind::NotFound.into());
         }
-        let len = file.metadata()?.len();
-        Ok((file, len))
+        let meta = file.metadata()?;
+        if meta.nlink() == 0 {
+            // It was dropped between the opening and the lock.
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok((file, meta.len()))
     }
 
     /// Removes a segment for good.

@@ -143,10 +143,11 @@ impl Segment {
                     }
                     self.step = Step::Rename;
                 }
-                Step::Rename => {
-                    dir.rename_new(&self.part, &sealed)?;
-                    self.step = Step::SyncDir;
-                }
+                Step::Rename => match dir.rename_new(&self.part, &sealed) {
+                    Ok(()) => self.step = Step::SyncDir,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => self.bring_back(dir)?,
+                    Err(error) => return Err(error),
+                },
                 Step::SyncDir => {
                     dir.sync()?;
                     let Self { offset: len, raw_bytes, opened, .. } = *self;
@@ -156,15 +157,33 @@ impl Segment {
         }
     }
 
+    /// Somebody removed the file while it was open: its bytes are still there until it is closed, and get a name again.
+    fn bring_back(&mut self, dir: &Dir) -> io::Result<()> {
+        let copy = dir.create_new(&self.part)?;
+        let copied = self.copy_onto(&copy);
+        if copied.is_err() {
+            // The next try makes it again.
+            let _ = dir.remove(&self.part);
+        }
+        copied?;
+        self.file = copy;
+        self.step = Step::Sync;
+        Ok(())
+    }
+
     /// Reads the file as the kernel has it and writes the same bytes in place; fails when they are not ours any more.
     fn write_again(&self) -> io::Result<()> {
+        self.copy_onto(&self.file)
+    }
+
+    fn copy_onto(&self, target: &File) -> io::Result<()> {
         let mut chunk = vec![0; 256 * 1024];
         let mut at = 0;
         let mut read = Hasher::new();
         while at < self.offset {
             let len = chunk.len().min(usize::try_from(self.offset - at).unwrap_or(usize::MAX));
             self.file.read_exact_at(&mut chunk[..len], at)?;
-            self.file.write_all_at(&chunk[..len], at)?;
+            target.write_all_at(&chunk[..len], at)?;
             read.update(&chunk[..len]);
             at += len as u64;
         }
@@ -216,6 +235,20 @@ mod tests {
         assert_eq!(std::fs::read(&taken).unwrap(), b"foreign");
         std::fs::remove_file(&taken).unwrap();
         assert_eq!(segment.seal(&dir).unwrap().raw_bytes, 2);
+    }
+
+    #[test]
+    fn a_file_that_somebody_removed_comes_back() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let mut segment = Segment::create(&dir, "x_000".to_owned(), Instant::now()).unwrap();
+        segment.append(&lone_piece(b"1,2\n")).unwrap();
+        std::fs::remove_file(temp.path().join("x_000.part")).unwrap();
+        assert_eq!(segment.seal(&dir).unwrap().raw_bytes, 4);
+        let mut text = String::new();
+        let sealed = File::open(temp.path().join("x_000.csv.gz")).unwrap();
+        flate2::read::GzDecoder::new(sealed).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "1,2\n");
     }
 
     #[test]

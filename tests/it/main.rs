@@ -5,8 +5,9 @@ mod architecture;
 mod capture;
 mod capture_chain;
 mod capture_live;
-mod readme;
 mod crash;
+mod disk;
+mod readme;
 mod run;
 #[allow(dead_code)]
 mod support;
