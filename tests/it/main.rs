@@ -6,6 +6,7 @@ mod capture;
 mod capture_chain;
 mod capture_live;
 mod crash;
+mod delivery;
 mod disk;
 mod readme;
 mod run;
