@@ -22,6 +22,7 @@ use crate::shutdown::{Reason, Shutdown};
 use crate::spool::queue::Queue;
 use crate::spool::{self, OpenError, Spool};
 use crate::stats::Stats;
+use crate::status::{self, Status};
 use crate::threads::{Running, spawn};
 use crate::uploader::{self, Uploader};
 
@@ -44,7 +45,7 @@ pub fn run(command: Command) -> u8 {
         Command::Run(flags) => collect(flags),
         Command::Check(flags) => check(&flags),
         Command::Keys => print(&keys::table()),
-        Command::Health { data_dir } => health(&data_dir),
+        Command::Health { data_dir, ready } => health(&data_dir, ready),
         Command::Sample(flags) => print_sample(&flags),
     }
 }
@@ -110,7 +111,7 @@ fn started_code(config: Config, stats: &Arc<Stats>, log: &Log) -> Result<u8, Fai
     log.event(config.loaded());
     config.warnings.iter().cloned().for_each(|warning| log.event(warning));
     let source = source::open(&config, stats, log)?;
-    let dir = config.spool.dir.clone();
+    let (dir, options) = (config.spool.dir.clone(), status_options(&config));
     let spool =
         Spool::open(config.spool, config.check.header, Arc::clone(stats), log.clone()).map_err(|error| Failure {
             code: if matches!(error, OpenError::InUse { .. }) { IN_USE } else { FAILED },
@@ -124,6 +125,7 @@ fn started_code(config: Config, stats: &Arc<Stats>, log: &Log) -> Result<u8, Fai
     if upload.is_none() {
         log.event(Event::UploadOff { path: dir });
     }
+    let status = status(options, &spool, stats, log)?;
     let report = config.report.map(|options| Report::start(options, stats, log)).transpose()?;
     let parts = Parts {
         options: config.pipeline,
@@ -140,6 +142,7 @@ fn started_code(config: Config, stats: &Arc<Stats>, log: &Log) -> Result<u8, Fai
     if let Some(report) = report {
         report.end();
     }
+    status.end();
     Ok(match outcome {
         Outcome::Sealed { by_signal: false, waiting: 1.. } => FILES_WAIT,
         Outcome::Sealed { .. } => DONE,
@@ -165,6 +168,27 @@ fn uploader(
         stats: Arc::clone(stats),
         log: log.clone(),
     })
+}
+
+fn status_options(config: &Config) -> status::Options {
+    let upload = config.ftp.as_ref();
+    let about = status::About {
+        version: env!("CARGO_PKG_VERSION"),
+        commit: env!("PROCESSOR_COMMIT"),
+        source: config.source.name(),
+        host: config.host.clone(),
+        pid: std::process::id(),
+        data_dir: config.spool.dir.clone(),
+        spool_limit: config.spool.max_bytes,
+        upload_interval: upload.map(|_| config.uploader.interval),
+        upload_to: upload.map(ftp::Options::address),
+    };
+    status::Options { listen: config.metrics_listen, about }
+}
+
+fn status(options: status::Options, spool: &Spool, stats: &Arc<Stats>, log: &Log) -> Result<Status, Failure> {
+    let failed = |error| Failure::new("status", error);
+    Status::start(options, spool.dir().try_clone().map_err(failed)?, stats, log).map_err(failed)
 }
 
 /// The running status report.
@@ -228,15 +252,32 @@ fn check(flags: &Check) -> u8 {
     }
 }
 
-/// `processor health`: well is a data directory whose lock a running processor holds.
-fn health(data_dir: &Path) -> u8 {
-    let (line, code) = match spool::owner(data_dir) {
-        Ok(Some(pid)) => (format!("ok: processor {pid} runs in {}", data_dir.display()), DONE),
-        Ok(None) => (format!("no processor runs in {}", data_dir.display()), FAILED),
-        Err(error) => (format!("{}: {error}", data_dir.display()), FAILED),
+/// `processor health`: asks the process; one that does not answer is well while it holds the data directory's lock.
+fn health(data_dir: &Path, ready: bool) -> u8 {
+    let (line, code) = match status::client::get(data_dir, if ready { "/readyz" } else { "/healthz" }, HEALTH) {
+        Ok((200, _)) if ready => ("ok: ready".to_owned(), DONE),
+        Ok((200, body)) => (body.trim_end().to_owned(), DONE),
+        Ok((_, body)) => (body.lines().filter(|line| !line.ends_with(": ok")).collect::<Vec<_>>().join("; "), FAILED),
+        Err(silence) => locked(data_dir, ready, &silence),
     };
     print(&(line + "\n"));
     code
+}
+
+/// How long `processor health` waits for an answer.
+const HEALTH: Duration = Duration::from_secs(2);
+
+/// What the lock tells when nobody answers.
+fn locked(data_dir: &Path, ready: bool, silence: &io::Error) -> (String, u8) {
+    let dir = data_dir.display();
+    match spool::owner(data_dir) {
+        Ok(Some(pid)) if ready => {
+            (format!("processor {pid} runs in {dir} but does not say whether it is ready: {silence}"), FAILED)
+        }
+        Ok(Some(pid)) => (format!("ok: processor {pid} runs in {dir}; its socket does not answer: {silence}"), DONE),
+        Ok(None) => (format!("no processor runs in {dir}"), FAILED),
+        Err(error) => (format!("{dir}: {error}"), FAILED),
+    }
 }
 
 /// `processor sample`.

@@ -25,6 +25,8 @@ pub enum Command {
     Health {
         /// The data directory.
         data_dir: PathBuf,
+        /// Also whether it is ready: source alive, room in the spool, uploads in time.
+        ready: bool,
     },
     /// `processor sample`: print made-up rows.
     Sample(Sample),
@@ -117,7 +119,7 @@ pub fn parse(
             data_dir: reader.given("data-dir").map(PathBuf::from),
             connect: matches.get_flag("connect"),
         }),
-        "health" => Command::Health { data_dir: reader.path("data-dir") },
+        "health" => Command::Health { data_dir: reader.path("data-dir"), ready: matches.get_flag("ready") },
         "sample" => Command::Sample(Sample {
             rows: *matches.get_one("rows").unwrap_or(&0),
             seed: matches.get_one("seed").copied(),
@@ -177,7 +179,8 @@ fn program() -> clap::Command {
         .arg(switch("keys", "Print every processor_* key instead, with its values and its default"));
     let health = clap::Command::new("health")
         .about("For a container's HEALTHCHECK: exit code 0 or 1, and one line why")
-        .arg(data_dir());
+        .arg(data_dir())
+        .arg(switch("ready", "Fail also while nothing is read, the spool is full or uploads are late"));
     let sample = clap::Command::new("sample")
         .about("Print made-up flow rows in the form of nfacctd's CSV; the same seed gives the same rows")
         .arg(number("rows", "N", "Rows to print").required(true))
@@ -311,7 +314,7 @@ mod tests {
         assert_eq!(parse_with("", &environment), Ok(Command::Run(wanted.clone())));
         let flagged = Run { config: "c".into(), log_level: Level::Error, ..wanted };
         assert_eq!(parse_with("-config c -log-level error", &environment), Ok(Command::Run(flagged)));
-        assert_eq!(parse_with("health", &environment), Ok(Command::Health { data_dir: "ed".into() }));
+        assert_eq!(parse_with("health", &environment), Ok(Command::Health { data_dir: "ed".into(), ready: false }));
         assert!(parse_with("-data-dir d", &[("PROCESSOR_CONFIG", "")]).is_err(), "an empty variable is not set");
     }
 

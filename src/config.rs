@@ -127,6 +127,8 @@ pub struct Config {
     pub log: log::Options,
     /// Where metrics are served; `None` is nowhere.
     pub metrics_listen: Option<SocketAddr>,
+    /// The host's name.
+    pub host: String,
     /// The daemons' programs.
     pub programs: Programs,
     /// The whole file, for the sources that read pmacct's keys.
@@ -236,7 +238,7 @@ impl Config {
     /// The first line of the log.
     pub fn loaded(&self) -> Event {
         Event::ConfigLoaded {
-            ftp: self.ftp.as_ref().map_or_else(|| "none".to_owned(), |ftp| ftp_address(&ftp.host, ftp.port)),
+            ftp: self.ftp.as_ref().map_or_else(|| "none".to_owned(), ftp::Options::address),
             rotate_interval: self.pipeline.rotate_interval,
             rotate_mb: self.pipeline.rotate_bytes / MIB,
             upload_interval: self.uploader.interval,
@@ -281,11 +283,6 @@ fn misspelt(warning: &Event) -> Option<Problem> {
     let text = format!("is unknown; the nearest known key is {nearest}");
     let place = format!("{}:{line}", path.display());
     Some(Problem { place, line: usize::try_from(*line).unwrap_or(0), key: key.clone(), text })
-}
-
-/// `HOST:PORT`, with brackets around an IPv6 address.
-fn ftp_address(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// Reads a file that must not be larger than [`MOST_BYTES`].
@@ -471,6 +468,7 @@ fn build(given: &mut Given, inputs: &Inputs, read: &dyn Fn(&Path) -> io::Result<
         report: report(given, inputs, zone),
         log: log_options(given, inputs, zone),
         metrics_listen: given.text("processor_metrics_listen").and_then(keys::listen),
+        host: inputs.host.clone(),
         programs: Programs {
             pmacctd: given.path("processor_pmacctd_path"),
             nfacctd: given.path("processor_nfacctd_path"),
@@ -479,7 +477,6 @@ fn build(given: &mut Given, inputs: &Inputs, read: &dyn Fn(&Path) -> io::Result<
         warnings: Vec::new(),
         settings: Vec::new(),
     };
-    later(given, &config);
     if !BUILT.contains(&source) {
         let text = format!("{} is not built in this version yet; use stdin", source.name());
         given.problem(&given.origin("processor_source"), "processor_source", text);
@@ -630,15 +627,6 @@ fn log_options(given: &Given, inputs: &Inputs, zone: Zone) -> log::Options {
             .unwrap_or_default(),
         lang: given.choice("processor_log_lang", [("zh", Lang::Zh), ("en", Lang::En)]).unwrap_or_default(),
         zone,
-    }
-}
-
-/// Keys that are read and checked although what they ask for is not built yet. Shorter with every version.
-fn later(given: &mut Given, config: &Config) {
-    if config.metrics_listen.is_some() {
-        let key = "processor_metrics_listen";
-        let value = given.text(key).unwrap_or_default().to_owned();
-        given.warnings.push(Event::FeatureLater { key, value });
     }
 }
 

@@ -41,7 +41,7 @@
 //! | [`spool`] | the directory protocol: lock, names, segments, salvage, limits, the queue of sealed files |
 //! | [`uploader`] | oldest segment → remote → remove |
 //! | [`pipeline`] | the stages' threads and channels, and the order of the end |
-//! | [`report`] | the status report: POST and file |
+//! | [`report`] [`status`] | the status report: POST and file; metrics, health, the status page |
 //! | [`sample`] | made-up rows for the quickstart, tests and benches |
 //! | [`config`] [`cli`] | `pmacct.conf` → one small `Options` per room; flags |
 //! | [`app`] | the wiring, top to bottom |
@@ -81,6 +81,7 @@ pub mod shutdown;
 pub mod source;
 pub mod spool;
 pub mod stats;
+pub mod status;
 pub mod supervise;
 pub mod threads;
 pub mod uploader;

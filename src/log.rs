@@ -21,12 +21,14 @@ use crate::stats::Stats;
 mod bridge;
 mod catalogue;
 mod line;
+pub mod recent;
 mod repeat;
 
 pub use bridge::install;
 pub use catalogue::{Entry, Event};
 pub use line::visible;
 
+use recent::Recent;
 use repeat::Repeats;
 
 /// Lines that may wait for stderr. A pass over a whole backlog says one line a file; a thousand of them are more than
@@ -128,6 +130,7 @@ struct Shared {
     /// Disconnected when the writer has ended.
     ended: Receiver<()>,
     stats: Arc<Stats>,
+    recent: Recent,
 }
 
 impl std::fmt::Debug for Item {
@@ -144,7 +147,13 @@ impl Log {
     pub fn new(options: Options, stats: Arc<Stats>) -> (Self, Writer) {
         let (queue, items) = bounded(QUEUE);
         let (ending, ended) = bounded(0);
-        let log = Self(Arc::new(Shared { level: options.level, queue, ended, stats: stats.clone() }));
+        let log = Self(Arc::new(Shared {
+            level: options.level,
+            queue,
+            ended,
+            stats: stats.clone(),
+            recent: Recent::default(),
+        }));
         (log, Writer { options, items, stats, told: 0, _ending: ending })
     }
 
@@ -165,6 +174,11 @@ impl Log {
         self.say(event.level(), event);
     }
 
+    /// What was said lately, whatever the level.
+    pub fn recent(&self) -> &Recent {
+        &self.0.recent
+    }
+
     /// True when events of `level` are written; for work that only a debug line needs.
     pub fn enabled(&self, level: Level) -> bool {
         level <= self.0.level
@@ -172,11 +186,13 @@ impl Log {
 
     /// Says `event` at a level that is not the catalogue's.
     fn say(&self, level: Level, event: Event) {
+        let at = clock::now();
         self.0.stats.log_events[level as usize].add(1);
+        self.0.recent.note(at, &event);
         if !self.enabled(level) {
             return;
         }
-        let said = Said { at: clock::now(), level, event, repeated: 0 };
+        let said = Said { at, level, event, repeated: 0 };
         if self.0.queue.try_send(Item::Said(said)).is_err() {
             self.0.stats.log_lines_lost.add(1);
         }

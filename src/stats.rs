@@ -7,8 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crate::flow::decode::Reject;
-
 /// A number that only grows (counter) or is set (gauge).
 #[derive(Debug, Default)]
 pub struct Number(AtomicU64);
@@ -269,8 +267,8 @@ pub struct Capture {
     pub decoded: Number,
     /// Packets passed over by sampling.
     pub passed_over: Number,
-    /// Packets not counted, by [`Reject::index`].
-    pub rejected: [Number; Reject::ALL.len()],
+    /// Packets not counted, by the index of the decoder's reason.
+    pub rejected: [Number; Capture::REASONS],
     /// Packets that the kernel dropped because the ring was full.
     pub dropped_by_kernel: Number,
     /// Packets that the interface or its driver dropped, as far as libpcap knows.
@@ -283,6 +281,11 @@ pub struct Capture {
     pub rows: Number,
     /// Windows printed early because they were full.
     pub split_windows: Number,
+}
+
+impl Capture {
+    /// Reasons for which a packet is not counted: those of `flow::decode::Reject`, which stands above this room.
+    pub const REASONS: usize = 6;
 }
 
 #[cfg(test)]

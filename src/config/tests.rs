@@ -166,10 +166,8 @@ fn without_upload_no_server_is_needed() {
 
 #[test]
 fn odd_things_are_warnings() {
-    let config = with(
-        "processor_ftp_prot: 2121\nprocessor_ftp_dir: /a\nprocessor_ftp_dir: /b\nprocessor_ftp_tls_ca: /ca.pem\n\
-         processor_metrics_listen: :9100\n",
-    );
+    let config =
+        with("processor_ftp_prot: 2121\nprocessor_ftp_dir: /a\nprocessor_ftp_dir: /b\nprocessor_ftp_tls_ca: /ca.pem\n");
     let warnings: Vec<_> = config.warnings.iter().map(|warning| warning.message(Lang::En)).collect();
     assert_eq!(
         warnings,
@@ -177,7 +175,6 @@ fn odd_things_are_warnings() {
             "configuration /etc/pmacct.conf:4: unknown key processor_ftp_prot is ignored; the nearest known one is processor_ftp_port",
             "configuration /etc/pmacct.conf:6: processor_ftp_dir stands twice; this one counts, line 5 is ignored",
             "configuration /etc/pmacct.conf:7: processor_ftp_tls_ca does nothing while processor_ftp_tls is off",
-            "processor_metrics_listen: :9100 is not built in this version yet and does nothing",
         ]
     );
     assert_eq!(config.ftp.unwrap().dir, "/b");

@@ -135,11 +135,6 @@ catalogue! {
         zh "配置文件 {path} 含有密码，但其他用户可以读取；请执行 chmod 600 {path}"
         en "{path} holds a password and others may read it; run chmod 600 {path}"
 
-    /// A key asks for something that this version does not do yet.
-    Warn FeatureLater "feature_later" { key: &'static str, value: String }
-        zh "{key}: {value} 在此版本中尚未实现，已忽略"
-        en "{key}: {value} is not built in this version yet and does nothing"
-
     /// The program is up.
     Info Started "started" { version: String, source: String, pid: u64 }
         zh "processor {version} 已启动，数据来源: {source}，进程号: {pid}"
@@ -346,6 +341,23 @@ catalogue! {
     Info ReportRecovered "report_recovered"
         zh "状态上报恢复正常"
         en "status reports work again"
+
+    // Status.
+
+    /// Metrics and the status page are served.
+    Info StatusListening "status_listening" { /** `address:port`. */ address: String }
+        zh "状态页与指标: http://{address}/"
+        en "status page and metrics: http://{address}/"
+
+    /// The address of `processor_metrics_listen` could not be listened on; everything else runs.
+    Error StatusListenFailed "status_listen_failed" per(address, error) { address: String, error: String, retry_in: Duration }
+        zh "无法监听 processor_metrics_listen: {address}: {error}；{retry_in}s 后重试"
+        en "cannot listen on processor_metrics_listen {address}: {error}; retry in {retry_in}s"
+
+    /// The socket in the data directory could not be made; `processor health` looks at the lock alone.
+    Warn StatusSocketFailed "status_socket_failed" { path: PathBuf, error: String }
+        zh "无法创建状态套接字 {path}: {error}；health 仅检查锁，top 不可用"
+        en "the status socket {path} cannot be made: {error}; health looks at the lock alone, top does not work"
 
     // The log itself.
 

@@ -85,6 +85,14 @@ pub struct Options {
     pub mode: Mode,
 }
 
+impl Options {
+    /// `HOST:PORT`, with brackets around an IPv6 address.
+    pub fn address(&self) -> String {
+        let Self { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+}
+
 /// The slowest link that still drains a queue of segments usefully, bytes per second (64 kbit/s). Only the overall limit
 /// of a transfer is made from it.
 const SLOWEST: u64 = 8 * 1024;
@@ -160,7 +168,7 @@ impl Remote for Ftp {
     }
 
     fn address(&self) -> String {
-        self.settings.address()
+        self.settings.options.address()
     }
 
     fn allowance(&self, len: u64) -> Duration {
@@ -250,13 +258,6 @@ impl Ftp {
             session.watch.keep(0);
         }
         Err(unreachable("connect", last))
-    }
-}
-
-impl Settings {
-    fn address(&self) -> String {
-        let Options { host, port, .. } = &self.options;
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
     }
 }
 
@@ -653,7 +654,7 @@ impl FtpSession {
     }
 
     fn failure(&self, scope: Scope, step: &str, what: &str, remedy: &str) -> RemoteError {
-        let address = self.settings.address();
+        let address = self.settings.options.address();
         let gap = if remedy.is_empty() { "" } else { "; " };
         RemoteError { scope, refused_login: false, text: format!("{address}: {step}: {what}{gap}{remedy}") }
     }

@@ -11,5 +11,6 @@ mod disk;
 mod readme;
 mod run;
 #[allow(dead_code)]
+mod status;
 mod support;
 mod upload;

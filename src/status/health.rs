@@ -1,0 +1,116 @@
+//! Is it ready: the source alive, the spool under its limit, the last upload young enough. Pure.
+
+use std::time::Duration;
+
+/// What is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// The source is being read.
+    pub source_runs: bool,
+    /// The spool waits for room.
+    pub spool_full: bool,
+    /// The disk refuses writes.
+    pub spool_failing: bool,
+    /// Sealed files that wait.
+    pub waiting: u64,
+    /// How long the oldest of them has been sealed; `None` when that is not known.
+    pub oldest: Option<Duration>,
+    /// `None` when nothing is uploaded.
+    pub upload: Option<Upload>,
+}
+
+/// The uploads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Upload {
+    /// Time between two passes.
+    pub interval: Duration,
+    /// Since the last success, or since the start when there was none.
+    pub since_success: Duration,
+}
+
+/// One thing that must be so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// Its stable name.
+    pub name: &'static str,
+    /// Why it is not so, for people; `None` when it is.
+    pub fault: Option<String>,
+}
+
+/// How late an upload may be: a pass at every interval, a second one when the first met trouble, and a minute for the
+/// transfer.
+pub fn patience(interval: Duration) -> Duration {
+    interval * 2 + Duration::from_mins(1)
+}
+
+/// All checks, in the order in which lines pass them.
+pub fn checks(facts: &Facts) -> [Check; 3] {
+    let source = (!facts.source_runs).then(|| "nothing is read: the input has ended, or the program stops".to_owned());
+    let spool = match (facts.spool_full, facts.spool_failing) {
+        (true, _) => Some("the data directory is full; reading stops until there is room".to_owned()),
+        (_, true) => Some("the disk refuses writes; they are tried again".to_owned()),
+        _ => None,
+    };
+    let upload = facts.upload.and_then(|upload| late(facts, upload));
+    [("source", source), ("spool", spool), ("upload", upload)].map(|(name, fault)| Check { name, fault })
+}
+
+/// Files wait, nothing was delivered lately, and the oldest has waited longer than passes need.
+fn late(facts: &Facts, upload: Upload) -> Option<String> {
+    let patience = patience(upload.interval);
+    let oldest = facts.oldest.filter(|oldest| *oldest > patience)?;
+    (facts.waiting > 0 && upload.since_success > patience).then(|| {
+        let (files, since) = (facts.waiting, upload.since_success.as_secs());
+        let oldest = oldest.as_secs();
+        format!("no file was uploaded for {since} s; {files} wait, the oldest for {oldest} s; see the log's last ERROR")
+    })
+}
+
+/// The body of `/readyz`: one line a check.
+pub fn text(checks: &[Check]) -> String {
+    let line = |check: &Check| match &check.fault {
+        None => format!("{}: ok\n", check.name),
+        Some(fault) => format!("{}: not ok: {fault}\n", check.name),
+    };
+    checks.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WELL: Facts = Facts {
+        source_runs: true,
+        spool_full: false,
+        spool_failing: false,
+        waiting: 0,
+        oldest: None,
+        upload: Some(Upload { interval: Duration::from_mins(10), since_success: Duration::from_hours(9) }),
+    };
+
+    fn faulty(facts: &Facts) -> Vec<&'static str> {
+        checks(facts).iter().filter(|check| check.fault.is_some()).map(|check| check.name).collect()
+    }
+
+    #[test]
+    fn each_fault_has_its_name() {
+        assert_eq!(text(&checks(&WELL)), "source: ok\nspool: ok\nupload: ok\n");
+        assert_eq!(faulty(&Facts { source_runs: false, ..WELL }), ["source"]);
+        assert_eq!(faulty(&Facts { spool_full: true, ..WELL }), ["spool"]);
+        assert_eq!(faulty(&Facts { spool_failing: true, ..WELL }), ["spool"]);
+        let body = text(&checks(&Facts { spool_full: true, ..WELL }));
+        assert!(body.contains("spool: not ok: the data directory is full"), "{body}");
+    }
+
+    #[test]
+    fn uploads_are_late_only_while_files_wait_in_vain() {
+        let oldest = |secs| Facts { waiting: 3, oldest: Some(Duration::from_secs(secs)), ..WELL };
+        assert_eq!(faulty(&oldest(1261)), ["upload"]);
+        assert!(faulty(&oldest(1260)).is_empty(), "a quiet night is no fault of the uploader");
+        let interval = Duration::from_mins(10);
+        let since_success = Duration::from_secs(30);
+        let draining = Facts { upload: Some(Upload { interval, since_success }), ..oldest(9999) };
+        assert!(faulty(&draining).is_empty(), "a backlog that shrinks is being worked on");
+        assert!(faulty(&Facts { upload: None, ..oldest(9999) }).is_empty());
+    }
+}
