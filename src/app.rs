@@ -245,7 +245,7 @@ fn check(flags: &Check) -> u8 {
     let data_dir = flags.data_dir.clone().unwrap_or_default();
     match Config::load(&Inputs::here(&flags.config, data_dir)) {
         Ok(config) => match source::problems(&config) {
-            problems if problems.is_empty() => print(&config.describe()),
+            problems if problems.is_empty() => print(&(config.describe() + &source::describe(&config))),
             problems => misused(&problems.join("\n")),
         },
         Err(rejected) => misused(&rejected.to_string()),

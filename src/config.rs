@@ -90,9 +90,6 @@ impl SourceKind {
     }
 }
 
-/// The sources of this version; the others are known words and refused. Longer with every version.
-const BUILT: &[SourceKind] = &[SourceKind::Stdin, SourceKind::Capture];
-
 /// The programs of source `pmacct`; `None` is the one found in `PATH`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Programs {
@@ -477,10 +474,6 @@ fn build(given: &mut Given, inputs: &Inputs, read: &dyn Fn(&Path) -> io::Result<
         warnings: Vec::new(),
         settings: Vec::new(),
     };
-    if !BUILT.contains(&source) {
-        let text = format!("{} is not built in this version yet; use stdin", source.name());
-        given.problem(&given.origin("processor_source"), "processor_source", text);
-    }
     config.settings = settings(given, &config, inputs);
     config.warnings = std::mem::take(&mut given.warnings);
     config

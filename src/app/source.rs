@@ -1,22 +1,27 @@
 //! The configured source: pmacct's keys from the one file become the options of the source that reads them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Failure, MISUSED};
 use crate::config::{Config, SourceKind};
 use crate::log::{Event, Log};
 use crate::source::Source;
 use crate::source::capture::{self, Capture};
+use crate::source::pmacct::{self, Pmacct};
 use crate::source::stdin::FdSource;
 use crate::stats::Stats;
+use crate::supervise::Limits;
 
 /// Opens the source, with everything that needs privileges; gives up what only the opening needed.
-pub(super) fn open(config: &Config, stats: &Stats, log: &Log) -> Result<Box<dyn Source>, Failure> {
+pub(super) fn open(config: &Config, stats: &Arc<Stats>, log: &Log) -> Result<Box<dyn Source>, Failure> {
     match config.source {
         SourceKind::Stdin => Ok(Box::new(FdSource::stdin().map_err(|error| Failure::new("source", error))?)),
         SourceKind::Capture => open_capture(config, stats, log),
-        // The configuration takes it only from the version on that has it.
-        SourceKind::Pmacct => Err(misused("pmacct is not built in")),
+        SourceKind::Pmacct => {
+            let plan = plan(config).map_err(|error| misused(&error.to_string()))?;
+            Ok(Box::new(Pmacct::new(plan, log.clone(), Arc::clone(stats))))
+        }
     }
 }
 
@@ -24,8 +29,44 @@ pub(super) fn open(config: &Config, stats: &Stats, log: &Log) -> Result<Box<dyn 
 pub(super) fn problems(config: &Config) -> Vec<String> {
     match config.source {
         SourceKind::Capture => capture_options(config).err().unwrap_or_default(),
-        SourceKind::Stdin | SourceKind::Pmacct => Vec::new(),
+        SourceKind::Pmacct => plan(config).err().map(|error| error.to_string()).into_iter().collect(),
+        SourceKind::Stdin => Vec::new(),
     }
+}
+
+/// What the configured source will do with its keys, for `processor check`; to be asked when there are no [`problems`].
+pub(super) fn describe(config: &Config) -> String {
+    match config.source {
+        SourceKind::Pmacct => plan(config).map(|plan| plan.describe()).unwrap_or_default(),
+        SourceKind::Stdin | SourceKind::Capture => String::new(),
+    }
+}
+
+/// What the daemons' stop leaves of `processor_shutdown_timeout_sec` for the last upload pass. They need 4.2 s when all is
+/// well.
+const LEFT_FOR_UPLOAD: Duration = Duration::from_secs(2);
+
+/// What the supervised daemons will run with.
+fn plan(config: &Config) -> Result<pmacct::Plan, pmacct::PlanError> {
+    let entry = |entry: &crate::config::pmacct::Entry| pmacct::conf::Entry {
+        key: entry.key.clone(),
+        name: entry.name.clone(),
+        value: entry.value.clone(),
+        line: u32::try_from(entry.line).unwrap_or(u32::MAX),
+    };
+    pmacct::Plan::new(pmacct::Options {
+        config_path: config.path.clone(),
+        entries: config.text.foreign().map(entry).collect(),
+        pmacctd_path: config.programs.pmacctd.clone(),
+        nfacctd_path: config.programs.nfacctd.clone(),
+        // The lock on the data directory makes it ours alone.
+        run_dir: config.spool.dir.join(".pmacct"),
+        limits: Limits {
+            stop_within: config.pipeline.shutdown_timeout.saturating_sub(LEFT_FOR_UPLOAD),
+            ..Limits::default()
+        },
+        measure_every: pmacct::MEASURE_EVERY,
+    })
 }
 
 fn open_capture(config: &Config, stats: &Stats, log: &Log) -> Result<Box<dyn Source>, Failure> {

@@ -296,6 +296,93 @@ catalogue! {
         zh "上传轮次完成: 成功 {files} 个文件（{bytes} 字节），失败 {failed} 个，用时 {duration}s"
         en "upload pass done: {files} files ({bytes} bytes) sent, {failed} failed, in {duration}s"
 
+    // The supervised daemons.
+
+    /// A daemon was started.
+    Info DaemonStarted "daemon_started" { daemon: &'static str, path: PathBuf, pid: u64 }
+        zh "{daemon} 已启动: {path}，进程号: {pid}"
+        en "{daemon} started: {path}, pid: {pid}"
+
+    /// The collector listens; the exporter may start.
+    Info CollectorListens "collector_listens" { address: String, /** Usable bytes of its receive buffer; 0 when not known. */ buffer_bytes: u64 }
+        zh "nfacctd 正在监听 {address}，接收缓冲区 {buffer_bytes} 字节"
+        en "nfacctd listens on {address}, receive buffer {buffer_bytes} bytes"
+
+    /// The daemons' files differ from the operator's in these points.
+    Info DaemonConfChanged "daemon_conf_changed" { path: PathBuf, changes: String }
+        zh "由 {path} 生成 pmacctd 与 nfacctd 的配置，改动: {changes}"
+        en "the configuration of pmacctd and nfacctd was made from {path}; changes: {changes}"
+
+    /// A daemon says something.
+    Info DaemonSays "daemon_says" { daemon: &'static str, text: String }
+        zh "[{daemon}] {text}"
+        en "[{daemon}] {text}"
+
+    /// A daemon warns.
+    Warn DaemonWarns "daemon_warns" per(daemon, text) { daemon: &'static str, text: String }
+        zh "[{daemon}] {text}"
+        en "[{daemon}] {text}"
+
+    /// A daemon reports an error.
+    Error DaemonFails "daemon_fails" per(daemon, text) { daemon: &'static str, text: String }
+        zh "[{daemon}] {text}"
+        en "[{daemon}] {text}"
+
+    /// A daemon could not be started.
+    Error DaemonStartFailed "daemon_start_failed" { daemon: &'static str, error: String }
+        zh "{daemon} 启动失败: {error}"
+        en "{daemon} cannot be started: {error}"
+
+    /// A daemon's core process ended without being asked.
+    Error DaemonDied "daemon_died" { daemon: &'static str, /** Exit code or signal. */ how: String, /** How long it ran. */ ran: Duration }
+        zh "{daemon} 意外退出: {how}，运行 {ran}s"
+        en "{daemon} ended by itself: {how}, after {ran}s"
+
+    /// A daemon will be started again.
+    Warn DaemonRestart "daemon_restart" { daemon: &'static str, /** Failures in a row. */ failures: u64, /** The failure that ends the program. */ limit: u64, restart_in: Duration }
+        zh "{restart_in}s 后重新启动 {daemon}（连续失败 {failures} 次，达到 {limit} 次时程序退出）"
+        en "{daemon} starts again in {restart_in}s ({failures} failures in a row; at {limit} the program ends)"
+
+    /// A daemon did not end in time and was killed, with what it had not flushed.
+    Warn DaemonKilled "daemon_killed" { daemon: &'static str }
+        zh "{daemon} 未能按时退出，已强制结束；尚未输出的流记录丢失"
+        en "{daemon} did not end in time and was killed; flows that it had not printed are lost"
+
+    /// The daemon's version prints wrong times.
+    Warn StaleStamps "stale_stamps" { version: String }
+        zh "pmacct {version} 存在缺陷: 同一条流在后续窗口再次出现时 TIMESTAMP_MIN/MAX 可能是旧值；请升级到 1.7.8 或更高版本"
+        en "pmacct {version} may print old TIMESTAMP_MIN/MAX when a flow comes back in a later window; 1.7.8 and later do not"
+
+    /// The kernel grants less than was asked for.
+    Warn ReceiveBufferSmall "receive_buffer_small" { /** Usable bytes. */ bytes: u64, wanted_bytes: u64 }
+        zh "nfacctd 的接收缓冲区只有 {bytes} 字节（需要 {wanted_bytes}），流量突发时会丢失流记录；请在宿主机执行 sysctl -w net.core.rmem_max={wanted_bytes}"
+        en "the receive buffer of nfacctd has {bytes} bytes ({wanted_bytes} wanted), so bursts lose flow records; run on the host: sysctl -w net.core.rmem_max={wanted_bytes}"
+
+    /// Something on the way to the rows was lost.
+    Warn ChainLoss "chain_loss" per(place) { /** Where: `capture`, `datagrams`, `sequence`, `templates`. */ place: &'static str, count: u64, /** Since the start. */ total: u64 }
+        zh "采集链路丢失（{place}）: 新增 {count}，累计 {total}"
+        en "lost before the rows ({place}): {count} more, {total} in all"
+
+    /// The collector threw away a window because its writers waited for us.
+    Error WindowLost "window_lost" per() { total: u64 }
+        zh "nfacctd 的写进程已满，一个统计窗口被丢弃（累计 {total} 个）；输出读取过慢"
+        en "nfacctd has no writer left and threw away a window ({total} in all): its output is read too slowly"
+
+    /// The ring between a core and its plugin overflowed.
+    Error RingOverflowed "ring_overflowed" per(daemon) { daemon: &'static str, text: String }
+        zh "{daemon} 内部队列溢出，流记录丢失；请增大 plugin_pipe_size: {text}"
+        en "{daemon} lost records between its own processes; raise plugin_pipe_size: {text}"
+
+    /// Another process is bound to the collector's port and takes a share of the records.
+    Error PortShared "port_shared" per(address) { address: String, /** Who, as far as it can be seen. */ who: String }
+        zh "{address} 同时被其他进程占用（{who}），流记录会被分走"
+        en "{address} is taken by another process too ({who}), which gets a share of the flow records"
+
+    /// A row was cut short by the death of a daemon and left out.
+    Warn RowTorn "row_torn" { bytes: u64 }
+        zh "nfacctd 中断时有一行不完整（{bytes} 字节），已舍弃"
+        en "a row was torn by the end of nfacctd ({bytes} bytes) and left out"
+
     // End of life.
 
     /// A signal asked for the end.

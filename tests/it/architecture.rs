@@ -95,8 +95,8 @@ fn every_file_says_what_it_is_for() {
 /// Places that may do what others must not, each for the reason that stands there.
 const HOMES: &[(&str, &[&str])] = &[
     ("thread::spawn(", &[]),
-    // Capture threads are scoped: they borrow from the source that waits for them.
-    ("thread::Builder", &["threads.rs", "source/capture/live.rs"]),
+    // These threads are scoped: they borrow from the source that waits for them.
+    ("thread::Builder", &["threads.rs", "source/capture/live.rs", "source/pmacct.rs"]),
     ("unbounded(", &[]),
     ("process::exit(", &[]),
     ("thread::sleep(", &[]),

@@ -8,6 +8,7 @@ mod capture_live;
 mod crash;
 mod delivery;
 mod disk;
+mod pmacct;
 mod readme;
 mod run;
 #[allow(dead_code)]

@@ -3,6 +3,7 @@
 pub mod account;
 pub mod ftp_servers;
 pub mod island;
+pub mod netns;
 pub mod packets;
 pub mod run;
 pub mod scripted_ftp;

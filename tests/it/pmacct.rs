@@ -1,0 +1,598 @@
+//! The supervised daemons, with the real `pmacctd` and `nfacctd` in a network namespace.
+//!
+//! Every packet that a test sends is known, and so is every row that arrives; the tests hold one against the other while
+//! daemons, plugins and writers are killed, interfaces vanish and readers stand still.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use processor::log::{Event, Log, Memory};
+use processor::shutdown::{Reason, Shutdown};
+use processor::source::pmacct::conf::Entry;
+use processor::source::pmacct::{Options, Plan, PlanError, Pmacct};
+use processor::source::{Sink, Source, SourceEnd, SourceError, Stopped};
+use processor::stats::Stats;
+use processor::supervise::Limits;
+
+use crate::support::netns::{self, Namespace, Sent, Traffic};
+
+const NEEDED: &[&str] = &["ip", "sysctl", "pmacctd", "nfacctd"];
+/// Nothing that these tests wait for takes longer; a test that hangs fails.
+const GUARD: Duration = Duration::from_secs(30);
+
+const CONF: &str = "\
+pcap_interface: v1
+aggregate: src_host, dst_host, src_port, dst_port, proto, tos, tcpflags
+plugins: nfprobe
+nfprobe_receiver: 127.0.0.1:9995
+nfprobe_timeouts: udp=2:expint=1:maxlife=60
+nfacctd_port: 9995
+nfacctd_stitching: true
+timestamps_since_epoch: true
+print_output: csv
+print_refresh_time: 2
+print_num_protos: true
+";
+
+/// `key: value` lines as the configuration reader gives them.
+fn entries(text: &str) -> Vec<Entry> {
+    let lines = text.lines().zip(1..);
+    let entry = |(line, number): (&str, u32)| {
+        let (key, value) = line.split_once(':')?;
+        Some(Entry { key: key.trim().to_owned(), name: None, value: value.trim().to_owned(), line: number })
+    };
+    lines.filter_map(entry).collect()
+}
+
+fn options(conf: &str, run_dir: PathBuf) -> Options {
+    Options {
+        config_path: "pmacct.conf".into(),
+        entries: entries(conf),
+        pmacctd_path: None,
+        nfacctd_path: None,
+        run_dir,
+        limits: Limits { first_pause: Duration::from_millis(300), failures_allowed: 3, ..Limits::default() },
+        measure_every: Duration::from_secs(1),
+    }
+}
+
+/// Keeps all rows; stands still while it is told to.
+#[derive(Clone, Default)]
+struct Rows {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    stands_still: Arc<AtomicBool>,
+    space: Vec<u8>,
+}
+
+impl Sink for Rows {
+    fn space(&mut self) -> Result<&mut [u8], Stopped> {
+        while self.stands_still.load(Ordering::Relaxed) {
+            thread::sleep(Duration::from_millis(10));
+        }
+        self.space.resize(65_536, 0);
+        Ok(&mut self.space)
+    }
+    fn filled(&mut self, len: usize, _: Instant) -> Result<(), Stopped> {
+        self.bytes.lock().unwrap().extend_from_slice(&self.space[..len]);
+        Ok(())
+    }
+    fn tick(&mut self, _: Instant) -> Result<(), Stopped> {
+        Ok(())
+    }
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+    fn has_partial_line(&self) -> bool {
+        false
+    }
+}
+
+impl Rows {
+    /// The sums of the last two columns, by which every packet is accounted for.
+    fn sums(&self) -> Sent {
+        let bytes = self.bytes.lock().unwrap();
+        let mut sums = Sent::default();
+        let columns =
+            "SRC_IP,DST_IP,SRC_PORT,DST_PORT,TCP_FLAGS,PROTOCOL,TOS,TIMESTAMP_MIN,TIMESTAMP_MAX,PACKETS,BYTES";
+        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let line = std::str::from_utf8(line).unwrap();
+            if line == columns {
+                continue;
+            }
+            let fields: Vec<&str> = line.split(',').collect();
+            assert_eq!(fields.len(), 11, "a torn row: {line}");
+            sums += Sent { packets: fields[9].parse().unwrap(), bytes: fields[10].parse().unwrap() };
+        }
+        assert!(bytes.is_empty() || bytes.ends_with(b"\n"));
+        sums
+    }
+}
+
+/// The source at work inside a namespace.
+struct Chain {
+    rows: Rows,
+    stats: Arc<Stats>,
+    stop: Shutdown,
+    events: Memory,
+    seen: Vec<Event>,
+    source: Option<JoinHandle<Result<SourceEnd, SourceError>>>,
+    _dir: tempfile::TempDir,
+}
+
+impl Chain {
+    fn start(namespace: &Namespace, conf: &str) -> Self {
+        Self::start_with(namespace, conf, |_| ())
+    }
+
+    fn start_with(namespace: &Namespace, conf: &str, change: impl FnOnce(&mut Options)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = options(conf, dir.path().join("run"));
+        change(&mut options);
+        let plan = Plan::new(options).unwrap();
+        let (log, events) = Log::memory();
+        let (rows, stats, stop) = (Rows::default(), Arc::<Stats>::default(), Shutdown::new().unwrap());
+        let source = Box::new(Pmacct::new(plan, log, stats.clone()));
+        let (mut sink, latch) = (rows.clone(), stop.clone());
+        let source = Some(namespace.inside(move || source.run(&mut sink, &latch)));
+        Self { rows, stats, stop, events, seen: Vec::new(), source, _dir: dir }
+    }
+
+    /// Waits until both daemons are at work; `pmacctd` says so when it has opened its interface.
+    fn wait_until_up(&mut self) {
+        self.wait_for("the export to begin", |event| says(event, "Exporting flows to"));
+    }
+
+    /// Waits for an event that has not been waited for yet, and gives it.
+    fn wait_for(&mut self, what: &str, is_it: impl Fn(&Event) -> bool) -> Event {
+        let end = Instant::now() + GUARD;
+        loop {
+            self.seen.extend(self.events.take());
+            if let Some(at) = self.seen.iter().position(&is_it) {
+                return self.seen.drain(..=at).next_back().unwrap();
+            }
+            assert!(Instant::now() < end, "no sign of {what}; {:#?}", self.seen);
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn wait_for_sums(&self, wanted: Sent) {
+        let end = Instant::now() + GUARD;
+        while self.rows.sums() != wanted {
+            assert!(Instant::now() < end, "rows hold {:?} of {wanted:?}; {:?}", self.rows.sums(), self.stats.chain);
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn stop(&mut self) -> Result<SourceEnd, SourceError> {
+        self.stop.trip(Reason::Signal(15));
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<SourceEnd, SourceError> {
+        let source = self.source.take().unwrap();
+        let end = Instant::now() + GUARD;
+        while !source.is_finished() {
+            assert!(Instant::now() < end, "the source does not end; {:#?}", self.events.take());
+            thread::sleep(Duration::from_millis(20));
+        }
+        source.join().unwrap()
+    }
+
+    /// Everything said that no wait has taken.
+    fn rest(&mut self) -> Vec<Event> {
+        self.seen.extend(self.events.take());
+        std::mem::take(&mut self.seen)
+    }
+
+    fn pid(event: &Event) -> i32 {
+        match event {
+            Event::DaemonStarted { pid, .. } => i32::try_from(*pid).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Drop for Chain {
+    fn drop(&mut self) {
+        self.stop.trip(Reason::Signal(15));
+        if let Some(source) = self.source.take() {
+            let _ = source.join();
+        }
+    }
+}
+
+fn says(event: &Event, part: &str) -> bool {
+    matches!(event, Event::DaemonSays { text, .. } | Event::DaemonWarns { text, .. } | Event::DaemonFails { text, .. }
+        | Event::Trace { text, .. } if text.contains(part))
+}
+
+fn started(daemon: &'static str) -> impl Fn(&Event) -> bool {
+    move |event| matches!(event, Event::DaemonStarted { daemon: started, .. } if *started == daemon)
+}
+
+/// Processes of a group, as pid and title.
+fn group(leader: i32) -> Vec<(i32, String)> {
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let member = |pid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+        let title = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?.replace('\0', " ");
+        // A zombie is no process any more; who reaps it depends on which tests run beside this one.
+        (fields[0] != "Z" && fields[2].parse() == Ok(leader)).then_some((pid, title))
+    };
+    pids.filter_map(member).collect()
+}
+
+fn kill(pid: i32) {
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let end = Instant::now() + GUARD;
+    while !condition() {
+        assert!(Instant::now() < end, "no sign of {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The process of a group whose title holds these words.
+fn member(leader: i32, words: &str) -> Option<i32> {
+    group(leader).into_iter().find(|(_, title)| title.contains(words)).map(|(pid, _)| pid)
+}
+
+#[test]
+fn every_packet_arrives_and_an_idle_chain_ends_at_once() {
+    if !netns::available(NEEDED) {
+        return;
+    }
+    let namespace = Namespace::new();
+    let mut chain = Chain::start(&namespace, CONF);
+    chain.wait_until_up();
+    let sent = namespace.send(Traffic { packets: 9000, flows: 1500, rate: 9000 });
+    chain.wait_for_sums(sent);
+    chain.wait_for("the first answer to SIGUSR1", |event| says(event, "received_packets="));
+
+    let asked = Instant::now();
+    assert_eq!(chain.stop().unwrap(), SourceEnd::Stopped);
+    assert!(asked.elapsed() < Duration::from_secs(10), "the bound of the stop is 8 s");
+    assert_eq!(chain.rows.sums(), sent);
+    assert_eq!(chain.stats.chain.captured_packets.get(), sent.packets);
+    assert_eq!(chain.stats.chain.datagram_drops.get(), 0);
+    assert!(!chain.rest().iter().any(|event| matches!(event, Event::DaemonKilled { .. } | Event::DaemonDied { .. })));
+}
+
+/// What `pmacctd` had captured when it was stopped is in the rows, though all of it was still in its table. It goes on reading
+/// the interface for two seconds without counting it to any flow; that traffic came after the stop.
+#[test]
+fn a_stop_under_load_flushes_everything() {
+    if !netns::available(NEEDED) {
+        return;
+    }
+    let namespace = Namespace::new();
+    let mut chain = Chain::start(&namespace, &CONF.replace("udp=2", "udp=600"));
+    chain.wait_until_up();
+    let sending = namespace.inside(|| netns::send(Traffic { packets: 120_000, flows: 6000, rate: 8000 }));
+    wait_until("traffic", || chain.stats.chain.captured_packets.get() > 0);
+    let captured = chain.stats.chain.captured_packets.get();
+    // Its count runs ahead of what it has read by up to a second, the time-out of its capture.
+    wait_until("two seconds of traffic", || chain.stats.chain.captured_packets.get() > captured + 16_000);
+    assert_eq!(chain.stop().unwrap(), SourceEnd::Stopped);
+    let sums = chain.rows.sums();
+    assert!(sums.packets >= captured, "{sums:?} of {captured}");
+    assert_eq!(chain.stats.chain.datagram_drops.get(), 0);
+    assert!(sums.packets < sending.join().unwrap().packets, "it was stopped under load");
+}
+
+#[test]
+fn each_process_may_be_killed_and_the_chain_comes_back() {
+    if !netns::available(NEEDED) {
+        return;
+    }
+    let namespace = Namespace::new();
+    let mut chain = Chain::start_with(&namespace, CONF, |options| options.limits.failures_allowed = 10);
+    let mut collector = Chain::pid(&chain.wait_for("nfacctd", started("nfacctd")));
+    let mut exporter = Chain::pid(&chain.wait_for("pmacctd", started("pmacctd")));
+    chain.wait_until_up();
+
+    for victim in ["core", "Netflow Probe Plugin"] {
+        let pid = if victim == "core" { exporter } else { member(exporter, victim).unwrap() };
+        kill(pid);
+        chain.wait_for("the death", |event| matches!(event, Event::DaemonDied { daemon: "pmacctd", .. }));
+        let old = exporter;
+        exporter = Chain::pid(&chain.wait_for("pmacctd again", started("pmacctd")));
+        assert_eq!(group(old), [], "the old group is gone before a new one comes");
+        chain.wait_until_up();
+        arrives_whole(&namespace, &mut chain, victim);
+    }
+    for victim in ["core", "Print Plugin"] {
+        let pid = if victim == "core" { collector } else { member(collector, victim).unwrap() };
+        kill(pid);
+        // A core without its plugin learns of it with the next datagram.
+        namespace.send(Traffic { packets: 200, flows: 20, rate: 2000 });
+        chain.wait_for("the death", |event| matches!(event, Event::DaemonDied { daemon: "nfacctd", .. }));
+        let old = collector;
+        collector = Chain::pid(&chain.wait_for("nfacctd again", started("nfacctd")));
+        assert_eq!(group(old), [], "the old group is gone before a new one comes");
+        chain.wait_for("it to listen", |event| matches!(event, Event::CollectorListens { .. }));
+        // What the exporter still sends of the packets above is printed first.
+        thread::sleep(Duration::from_secs(5));
+        arrives_whole(&namespace, &mut chain, victim);
+    }
+    assert_eq!((chain.stats.chain.exporter_restarts.get(), chain.stats.chain.collector_restarts.get()), (2, 2));
+    assert_eq!(chain.stop().unwrap(), SourceEnd::Stopped);
+    assert_eq!((group(exporter), group(collector)), (vec![], vec![]), "no process is left");
+}
+
+/// A writer that dies takes its window along, and nobody notices; what comes after is whole.
+#[test]
+fn a_killed_writer_costs_its_window_only() {
+    if !netns::available(NEEDED) {
+        return;
+    }
+    let namespace = Namespace::new();
+    let mut chain = Chain::start(&namespace, CONF);
+    let collector = Chain::pid(&chain.wait_for("nfacctd", started("nfacctd")));
+    chain.wait_until_up();
+    // A window larger than all pipes between keeps its writer waiting.
+    chain.rows.stands_still.store(true, Ordering::Relaxed);
+    namespace.send(Traffic { packets: 40_000, flows: 40_000, rate: 20_000 });
+    wait_until("a writer", || member(collector, "Writer").is_some());
+    kill(member(collector, "Writer").unwrap());
+    chain.rows.stands_still.store(false, Ordering::Relaxed);
+    wait_until("the other writers", || member(collector, "Writer").is_none());
+    thread::sleep(Duration::from_secs(5));
+    chain.rows.bytes.lock().unwrap().clear();
+    arrives_whole(&namespace, &mut chain, "a writer");
+    assert_eq!(chain.stop().unwrap(), SourceEnd::Stopped);
+}
+
+/// Ten writers may wait for a reader that stands still; nothing is lost, because the order of their windows is kept by a lock.
+#[test]
+fn a_reader_that_stands_still_for_a_while_loses_nothing() {
+    if !netns::available(NEEDED) {
+        return;
+    }
+    let namespace = Namespace::new();
+    let mut chain = Chain::start(&namespace, CONF);
+    chain.wait_until_up();
+    chain.rows.stands_still.store(true, Ordering::Relaxed);
+    let mut sent = namespace.send(Traffic { packets: 30_000, flows: 30_000, rate: 15_000 });
+    chain.wait_for("a window that is full", |event| says(event, "Purging cache - START"));
+    sent += namespace.send(Traffic { packets: 30_000, flows: 30_000, rate: 5_000 });
+    chain.rows.stands_still.store(false, Ordering::Relaxed);
+    chain.wait_for_sums(sent);
+    assert_eq!(chain.stats.chain.windows_lost.get(), 0);
+    // A stop waits for a reader that is slow, as long as it may.
+    chain.rows.stands_still.store(true, Ordering::Relaxed);
+    sent += namespace.send(Traffic { packets: 30_000, flows: 30_000, rate: 15_000 });
+    wait_until("the last packet", || chain.stats.chain.captured_packets.get() == sent.packets);
+    // The count runs ahead of what pmacctd has read by the time-out of its capture, a second.
+    thread::sleep(Duration::from_secs(2));
+    chain.stop.trip(Reason::Signal(15));
+    chain.wait_for("the end of pmacctd", |event| matches!(event, Event::Trace { text, .. } if text == "ended: exit 0"));
+    chain.rows.stands_still.store(false, Ordering::Relaxed);
+    assert_eq!(chain.end().unwrap(), SourceEnd::Stopped);
+    assert_eq!(chain.rows.sums(), sent, "{:?}", chain.stats.chain);
+}
+
+#[test]
+fn an_interface_may_go_down_and_up_and_away() {
+    if !netns::available(NEEDED) {
+        return;
+    }
+    let namespace = Namespace::new();
+    let mut chain = Chain::start_with(&namespace, CONF, |options| options.limits.failures_allowed = 4);
+    chain.wait_until_up();
+    namespace.set_wire("down");
+    namespace.set_wire("up");
+    arrives_whole(&namespace, &mut chain, "the interface");
+    namespace.delete_wire();
+    chain.wait_for("the death", |event| matches!(event, Event::DaemonDied { daemon: "pmacctd", .. }));
+    namespace.add_wire();
+    chain.wait_until_up();
+    arrives_whole(&namespace, &mut chain, "the interface, for good");
+    namespace.delete_wire();
+    let error = chain.end().unwrap_err().to_string();
+    assert!(error.starts_with("pmacctd: failed 4 times in a row") && error.contains("v1"), "{error}");
+}
+
+#[test]
+fn a_port_that_another_has_is_not_shared() {
+    if !netns::available(NEEDED) {
+        return;
+    }
+    let namespace = Namespace::new();
+    let other = namespace.inside(|| std::net::UdpSocket::bind("0.0.0.0:9995").unwrap()).join().unwrap();
+    let mut chain = Chain::start(&namespace, CONF);
+    let refused = chain.wait_for("the refusal", |event| matches!(event, Event::DaemonStartFailed { .. }));
+    assert!(format!("{refused:?}").contains(&format!("pid {}", std::process::id())), "{refused:?}");
+    drop(other);
+    chain.wait_until_up();
+    let other = Command::new("ip")
+        .args([
+            "netns",
+            "exec",
+            &namespace.name,
+            "nfacctd",
+            "-L",
+            "127.0.0.1",
+            "-l",
+            "9995",
+            "-P",
+            "print",
+            "-c",
+            "none",
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut other = other.unwrap();
+    chain.wait_for("the thief", |event| matches!(event, Event::PortShared { .. }));
+    other.kill().unwrap();
+    other.wait().unwrap();
+}
+
+#[test]
+fn a_configuration_that_cannot_work_is_refused_before_the_start() {
+    if !netns::available(NEEDED) {
+        return;
+    }
+    for (line, part) in [
+        ("pcap_filter: ip andd port", "pcap_filter: the filter does not compile"),
+        ("nfacctd_port: 9996", "nfprobe_receiver: pmacctd would send to 127.0.0.1:9995"),
+        ("print_output: table", "print_output: with 'table' the rows are not CSV"),
+        ("pre_tag_map: /a[b", "'[' and ']' must pair"),
+    ] {
+        let conf = format!("{CONF}{line}\n");
+        let error = Plan::new(options(&conf, "/nowhere".into())).unwrap_err();
+        assert!(matches!(error, PlanError::Conf { .. }), "{error}");
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    let mut options = options(CONF, "/nowhere".into());
+    options.nfacctd_path = Some("/no/such/nfacctd".into());
+    let error = Plan::new(options).unwrap_err().to_string();
+    assert_eq!(error, "processor_nfacctd_path: /no/such/nfacctd is not a program that can be run");
+}
+
+/// What only the daemons can find out ends the source with the daemon's own words.
+#[test]
+fn a_daemon_that_refuses_its_configuration_is_quoted() {
+    if !netns::available(NEEDED) {
+        return;
+    }
+    let namespace = Namespace::new();
+    for (from, to, part) in [
+        ("src_host, ", "no_such_thing, ", "nfacctd: failed 3 times in a row; its last words: Unknown primitive"),
+        (
+            "pcap_interface: v1",
+            "pcap_interface: nosuch0",
+            "pmacctd: failed 3 times in a row; its last words: [nosuch0]",
+        ),
+    ] {
+        let mut chain = Chain::start(&namespace, &CONF.replace(from, to));
+        let error = chain.end().unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    // Accepted, but said: with the line that it has in the operator's file.
+    let mut chain = Chain::start(&namespace, &format!("{CONF}\n\nnfacctd_no_such_key: 1\nnfacctd_time_new: maybe\n"));
+    chain.wait_for("the unknown key", |event| says(event, "[pmacct.conf:14] Unknown key: nfacctd_no_such_key"));
+    chain.wait_for("the bad value", |event| says(event, "[pmacct.conf:15] Invalid value"));
+    chain.wait_until_up();
+    assert_eq!(chain.stop().unwrap(), SourceEnd::Stopped);
+}
+
+/// A capture file: the source ends by itself, with every packet in the rows.
+#[test]
+fn a_capture_file_is_read_to_its_end() {
+    if !netns::available(NEEDED) {
+        return;
+    }
+    let namespace = Namespace::new();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.pcap");
+    let sent = write_capture(&file, 5000, 700);
+    let conf = CONF.replace("pcap_interface: v1", &format!("pcap_savefile: {}", file.display()));
+    let conf = conf.replace("udp=2:expint=1:maxlife=60", "maxlife=0");
+    let mut chain = Chain::start(&namespace, &conf);
+    assert_eq!(chain.end().unwrap(), SourceEnd::Eof);
+    assert_eq!(chain.rows.sums(), sent);
+}
+
+/// UDP datagrams with a second between the flows' turns.
+fn write_capture(path: &Path, packets: u32, flows: u32) -> Sent {
+    let mut file = pcap::Capture::dead(pcap::Linktype::ETHERNET).unwrap().savefile(path).unwrap();
+    let mut sent = Sent::default();
+    for packet in 0..packets {
+        let payload = vec![b'x'; 20 + packet as usize % 300];
+        let builder = etherparse::PacketBuilder::ethernet2([2; 6], [4; 6]);
+        let [_, a, b, c] = (packet % flows).to_be_bytes();
+        let builder = builder.ipv4([10, 0, 0, 1], [11, a, b, c], 64).udp(4000, 53);
+        let mut bytes = Vec::new();
+        builder.write(&mut bytes, &payload).unwrap();
+        let len = bytes.len() as u32;
+        let ts = libc_time(1_700_000_000 + i64::from(packet / flows));
+        let header = pcap::PacketHeader { ts, caplen: len, len };
+        file.write(&pcap::Packet { header: &header, data: &bytes });
+        sent += Sent { packets: 1, bytes: u64::from(len) - 14 };
+    }
+    file.flush().unwrap();
+    sent
+}
+
+fn libc_time(seconds: i64) -> libc::timeval {
+    libc::timeval { tv_sec: seconds, tv_usec: 0 }
+}
+
+/// Runs the source until it is killed: the other half of the test below, in a process of its own.
+#[test]
+#[ignore = "started by kill_nine_leaves_no_process"]
+fn as_a_process_of_its_own() {
+    let Some(dir) = std::env::var_os("PMACCT_TEST_DIR") else { return };
+    let plan = Plan::new(options(CONF, PathBuf::from(dir).join("run"))).unwrap();
+    let (log, events) = Log::memory();
+    let source = Box::new(Pmacct::new(plan, log, Arc::default()));
+    thread::spawn(move || {
+        loop {
+            for event in events.take() {
+                if let Event::DaemonStarted { pid, .. } = event {
+                    println!("pid {pid}");
+                }
+                if says(&event, "Exporting flows to") {
+                    println!("up");
+                }
+                std::io::stdout().flush().unwrap();
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    });
+    let _ = source.run(&mut Rows::default(), &Shutdown::new().unwrap());
+}
+
+#[test]
+fn kill_nine_leaves_no_process() {
+    use std::io::BufRead as _;
+    if !netns::available(NEEDED) {
+        return;
+    }
+    let namespace = Namespace::new();
+    let dir = tempfile::tempdir().unwrap();
+    let mut us = Command::new("ip")
+        .args(["netns", "exec", &namespace.name])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "pmacct::as_a_process_of_its_own", "--ignored", "--nocapture"])
+        .env("PMACCT_TEST_DIR", dir.path())
+        .env("PROCESSOR_FTP_PASS", "secret")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = std::io::BufReader::new(us.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let said: Vec<String> = lines.take_while(|line| line != "up").collect();
+    let pids: Vec<i32> = said.iter().filter_map(|line| line.strip_prefix("pid ")?.parse().ok()).collect();
+    assert_eq!(pids.len(), 2, "{said:?}");
+    for pid in &pids {
+        assert!(group(*pid).len() >= 2, "a core and its plugin: {:?}", group(*pid));
+        for (member, title) in group(*pid) {
+            let environment = fs::read(format!("/proc/{member}/environ")).unwrap();
+            assert!(!String::from_utf8_lossy(&environment).contains("secret"), "{title}");
+        }
+    }
+    us.kill().unwrap();
+    us.wait().unwrap();
+    wait_until("the end of both groups", || pids.iter().all(|pid| group(*pid).is_empty()));
+}
+
+/// Sends a little and waits until just that is in the rows.
+fn arrives_whole(namespace: &Namespace, chain: &mut Chain, after: &str) {
+    let mut wanted = chain.rows.sums();
+    wanted += namespace.send(Traffic { packets: 1000, flows: 300, rate: 4000 });
+    eprintln!("after the death of {after}: {wanted:?}");
+    chain.wait_for_sums(wanted);
+}
