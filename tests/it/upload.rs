@@ -98,7 +98,7 @@ impl Place<'_> {
     fn scripted(server: &ScriptedFtp) -> Place<'_> {
         Place {
             label: "scripted".into(),
-            remote: Box::new(|token| Arc::new(Ftp::new(scripted_options(server, 5000), token).unwrap())),
+            remote: Box::new(|token| Arc::new(Ftp::new(scripted_options(server, 30_000), token).unwrap())),
             files: Box::new(|| server.shared.files.lock().unwrap().clone()),
             plant: Box::new(|name, bytes| server.put(name, bytes)),
         }
@@ -687,7 +687,7 @@ fn scripted(server: &ScriptedFtp, timeout_ms: u64) -> Arc<Ftp> {
 fn one_session_takes_the_whole_backlog_oldest_first() {
     let (server, spool) = (ScriptedFtp::start(), Spool::new());
     let names: Vec<_> = (0..300).map(|n| spool.seal(n)).collect();
-    let left = spool.drain(scripted(&server, 5000), 1);
+    let left = spool.drain(scripted(&server, 30_000), 1);
     assert_eq!(left, Left::default());
     assert_eq!(server.names(), names);
     assert!(spool.names().is_empty());
@@ -704,7 +704,7 @@ fn one_refused_file_holds_nobody_back() {
     let (server, spool) = (ScriptedFtp::start(), Spool::new());
     let names: Vec<_> = (0..2000).map(|n| spool.seal(n)).collect();
     server.put(&names[0], b"another probe's");
-    let left = spool.drain(scripted(&server, 5000), 1);
+    let left = spool.drain(scripted(&server, 30_000), 1);
     assert_eq!(left.files, 1);
     assert_eq!(spool.names(), names[..1]);
     assert_eq!(server.names(), names);
@@ -717,7 +717,7 @@ fn one_refused_file_holds_nobody_back() {
 fn parallel_sessions_deliver_each_file_once() {
     let (server, spool) = (ScriptedFtp::start(), Spool::new());
     let names: Vec<_> = (0..200).map(|n| spool.seal(n)).collect();
-    assert_eq!(spool.drain(scripted(&server, 5000), 8).files, 0);
+    assert_eq!(spool.drain(scripted(&server, 30_000), 8).files, 0);
     assert_eq!(server.names(), names);
     let stores = server.commands().iter().filter(|line| line.starts_with("STOR")).count();
     assert_eq!(stores, 200);
@@ -755,7 +755,7 @@ fn a_refused_login_is_not_hammered() {
 #[test]
 fn files_sealed_while_it_runs_go_at_the_next_pass() {
     let (server, spool) = (ScriptedFtp::start(), Spool::new());
-    let uploader = spool.uploader(scripted(&server, 5000), 2);
+    let uploader = spool.uploader(scripted(&server, 30_000), 2);
     let (order, ordered) = crossbeam_channel::bounded(1);
     let running = std::thread::spawn(move || uploader.run(&ordered));
     let guard = Instant::now() + Duration::from_secs(30);
