@@ -13,5 +13,10 @@ mod readme;
 mod run;
 #[allow(dead_code)]
 mod status;
+mod hostile;
+mod readme;
+mod run;
+mod soak;
+mod spool;
 mod support;
 mod upload;

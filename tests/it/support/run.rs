@@ -362,3 +362,10 @@ pub fn blocked_pipe() -> (File, std::process::Stdio) {
     rustix::io::ioctl_fionbio(&write, false).unwrap();
     (File::from(read), Stdio::from(write))
 }
+
+/// The most memory that a process ever held, in MiB.
+pub fn peak_mib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
