@@ -8,15 +8,12 @@ mod capture_live;
 mod crash;
 mod delivery;
 mod disk;
-mod pmacct;
-mod readme;
-mod run;
-#[allow(dead_code)]
-mod status;
 mod hostile;
+mod pmacct;
 mod readme;
 mod run;
 mod soak;
 mod spool;
+mod status;
 mod support;
 mod upload;
