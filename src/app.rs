@@ -14,6 +14,7 @@ use signal_hook::iterator::Signals;
 use crate::cli::{Check, Command, Run, Sample};
 use crate::config::{Config, Inputs, keys};
 use crate::log::{self, Event, Log};
+use crate::notify::{self, State};
 use crate::pipeline::{self, Outcome, Parts};
 use crate::remote::ftp::{self, Ftp};
 use crate::report::{self, Reporter};
@@ -118,6 +119,7 @@ fn started_code(config: Config, stats: &Arc<Stats>, log: &Log) -> Result<u8, Fai
             ..Failure::new("spool", error)
         })?;
     log.event(Event::DataDirReady { path: dir.clone() });
+    tell_manager(State::Ready);
     if spool.is_world_writable() {
         log.event(Event::DataDirPublic { path: dir.clone() });
     }
@@ -234,10 +236,16 @@ fn watch_signals(shutdown: &Shutdown, log: &Log) -> io::Result<()> {
     spawn("signals", move || {
         for signal in signals.forever() {
             log.event(Event::StopRequested { signal });
+            tell_manager(State::Stopping);
             shutdown.trip(Reason::Signal(signal));
         }
     })?;
     Ok(())
+}
+
+/// Tells systemd, when it started us with `Type=notify`.
+fn tell_manager(state: State) {
+    notify::tell(std::env::var("NOTIFY_SOCKET").ok().as_deref(), state);
 }
 
 /// `processor check`.

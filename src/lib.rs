@@ -30,7 +30,7 @@
 //!
 //! | room | what it is for |
 //! |---|---|
-//! | [`shutdown`] [`threads`] [`clock`] [`secret`] [`stats`] | the latch; where threads start; zones and stamps; the password; every number |
+//! | [`shutdown`] [`threads`] [`clock`] [`secret`] [`stats`] [`notify`] | the latch; where threads start; zones and stamps; the password; every number; word to systemd |
 //! | [`log`] | the catalogue of events, both languages, one queue, one writer of stderr |
 //! | [`schema`] [`mod@line`] | what a header says; bytes → batches and files |
 //! | [`flow`] [`supervise`] | pure cores: packets → flow table → rows; the life of two daemons as a table |
@@ -70,6 +70,7 @@ pub mod config;
 pub mod flow;
 pub mod line;
 pub mod log;
+pub mod notify;
 pub mod pack;
 pub mod pipeline;
 pub mod remote;
