@@ -7,10 +7,10 @@
 //! pieces become independent, and parallel, by themselves.
 
 pub mod field;
+pub mod fields;
 
 mod bits;
 mod block;
-mod fields;
 mod huffman;
 mod matches;
 mod plain;

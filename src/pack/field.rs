@@ -127,6 +127,11 @@ impl Encoder {
         out.extend_from_slice(&[0x00, 0x00, 0xff, 0xff]);
     }
 
+    /// What the next [`Encoder::encode_next`] may refer to: at most the last 32 KiB since the last [`Encoder::encode`].
+    pub fn window(&self) -> &[u8] {
+        &self.bytes[self.floor.max(self.filled.saturating_sub(WINDOW))..self.filled]
+    }
+
     /// Puts `chunk` behind the window and returns where it begins.
     fn load(&mut self, chunk: &[u8]) -> usize {
         if self.filled + chunk.len() + PADDING > self.bytes.len() {
@@ -160,6 +165,32 @@ impl Encoder {
             return unsafe { block_wide(self, wide, from, held, out) };
         }
         block(self, Words, from, held, out)
+    }
+}
+
+/// Whether `piece`, read behind `window`, gives back `input` and not a byte more, by zlib-rs, which shares no code with
+/// this encoder. `window` is empty for [`Encoder::encode`], and [`Encoder::window`] from before the call for
+/// [`Encoder::encode_next`]. Takes about as long as the encoding; allocates 64 KiB.
+#[must_use]
+pub fn verify(input: &[u8], window: &[u8], piece: &[u8]) -> bool {
+    let mut inflate = flate2::Decompress::new(false);
+    if !window.is_empty() && inflate.set_dictionary(window).is_err() {
+        return false;
+    }
+    let mut room = vec![0; 64 * 1024];
+    loop {
+        let (read, made) = (inflate.total_in() as usize, inflate.total_out() as usize);
+        let Ok(status) = inflate.decompress(&piece[read..], &mut room, flate2::FlushDecompress::None) else {
+            return false;
+        };
+        let now = inflate.total_out() as usize;
+        if status == flate2::Status::StreamEnd || input.get(made..now) != Some(&room[..now - made]) {
+            return false;
+        }
+        if now == made {
+            // Nothing more comes out: all was read, or the piece is no deflate.
+            return inflate.total_in() as usize == piece.len() && now == input.len();
+        }
     }
 }
 
@@ -285,6 +316,39 @@ mod tests {
         {
             holds(&[piece, b"", b"a,b,c\n", piece]);
         }
+    }
+
+    #[test]
+    fn verify_tells_true_pieces_from_others() {
+        let bytes = rows(3_000, Stamps::Civil);
+        let mut encoder = Encoder::new();
+        for (at, input) in bytes.chunks(50_000).enumerate() {
+            let window = encoder.window().to_vec();
+            assert_eq!(window.len(), (at * 50_000).min(WINDOW));
+            let mut piece = Vec::new();
+            encoder.encode_next(input, &mut piece);
+            assert!(verify(input, &window, &piece));
+            assert!(!verify(&input[1..], &window, &piece));
+            assert!(!verify(&[input, b"\n"].concat(), &window, &piece));
+            assert!(!verify(input, &window, &piece[..piece.len() / 2]));
+            assert!(at == 0 || !verify(input, b"", &piece), "a piece that stands behind others stands alone");
+            piece[40] ^= 4;
+            assert!(!verify(input, &window, &piece));
+        }
+        assert!(verify(b"", b"", &[0x00, 0x00, 0x00, 0xff, 0xff]));
+        assert!(!verify(b"", b"", &[0x03, 0x00]));
+    }
+
+    #[test]
+    fn two_bytes_alike_are_no_match() {
+        let mut bytes = Vec::new();
+        for row in 0..3_000 {
+            let blank = if row % 3 == 0 { "\n" } else { "" };
+            bytes.extend_from_slice(format!("a{row} 2025-11-27 10:2{}:91 x\n{blank}{blank}", row % 10).as_bytes());
+        }
+        let pieces: Vec<&[u8]> = bytes.chunks(268).take(120).collect();
+        holds(&pieces);
+        holds(&[&bytes]);
     }
 
     #[test]

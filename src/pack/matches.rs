@@ -97,7 +97,7 @@ impl Lanes for Words {
 
 /// Thirty-two bytes at a time. Can only be had from [`Wide::detect`].
 #[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Wide(());
 
 #[cfg(target_arch = "x86_64")]

@@ -378,7 +378,7 @@ impl<L: Lanes> Parse<'_, L> {
         let most = self.taken.to - start;
         let length =
             if same < 32 { same.min(most) } else { self.lanes.common(self.taken.bytes, start - distance, start, most) };
-        if gain(length, distance) > 0 {
+        if length >= LEAST && gain(length, distance) > 0 {
             self.taken.take(start, length, distance);
         }
     }
@@ -437,6 +437,7 @@ impl Taken<'_> {
     /// Writes a match down, in parts where it is longer than one may be. No part is shorter than one may be.
     #[inline(always)]
     fn push(&mut self, start: usize, length: usize, distance: usize) {
+        debug_assert!(length >= LEAST && (1..=WINDOW).contains(&distance), "no match of deflate: {length} {distance}");
         self.cursor = start + length;
         let distance = distance as u16;
         let mut start = start as u32;
