@@ -233,6 +233,11 @@ impl Window {
         self.end.get_or_insert(second.saturating_add(self.options.seconds));
     }
 
+    /// Begins a window at `second`, whatever the current one is; the rows stay.
+    pub fn restart(&mut self, second: u32) {
+        self.end = Some(second.saturating_add(self.options.seconds));
+    }
+
     /// True when `second` lies beyond the window: print the rows, [`Window::clear`], [`Window::roll`], then go on.
     pub fn is_over(&self, second: u32) -> bool {
         self.end.is_some_and(|end| second >= end)

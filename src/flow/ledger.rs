@@ -49,6 +49,13 @@ impl Ledger {
         self.window.begin(second);
     }
 
+    /// Prints what the window holds and begins another one at `second`, which may be before it: the clock was set back.
+    pub fn restart<E>(&mut self, second: u32, emit: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        self.print(emit)?;
+        self.window.restart(second);
+        Ok(())
+    }
+
     /// Adds a record. `emit` gets the lines of the window before, when the record belongs to a new one. An error of `emit` is
     /// returned and leaves the rest of that window unprinted.
     pub fn record<E>(&mut self, record: &Record, emit: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {

@@ -125,6 +125,11 @@ impl Meter {
         Counts { evicted: self.table.evicted(), ..self.counts }
     }
 
+    /// The clock, seconds since 1970: the latest second that a packet or [`Meter::advance`] has told; 0 at first.
+    pub fn clock(&self) -> u32 {
+        self.table.clock()
+    }
+
     /// Flows in the table.
     pub fn flows(&self) -> usize {
         self.table.len()
@@ -172,7 +177,8 @@ impl Meter {
         advance(&mut self.table, &mut self.fragments, now, out);
     }
 
-    /// Ends every flow and gives all records to `out`. The meter is empty afterwards and may be used again.
+    /// Ends every flow and gives all records to `out`. The meter is empty afterwards and may be used again, also
+    /// with an earlier clock.
     pub fn stop(&mut self, out: &mut impl FnMut(Record)) {
         self.flush(out);
         self.fragments.release(|burst| self.table.add(&self.table.hashed(burst), out));

@@ -191,9 +191,15 @@ impl Table {
     /// An empty table. Memory is reserved for `max_flows` but only touched as flows come.
     pub fn new(mut options: Options) -> Self {
         options.max_flows = options.max_flows.clamp(1, MAX_FLOWS);
-        let links = if options.keyed_by_link { Vec::with_capacity(options.max_flows) } else { Vec::new() };
+        // A system that does not lend memory before it is used makes these grow as needed instead.
+        let mut entries = Vec::new();
+        let _ = entries.try_reserve_exact(options.max_flows);
+        let mut links = Vec::new();
+        if options.keyed_by_link {
+            let _ = links.try_reserve_exact(options.max_flows);
+        }
         Self {
-            entries: Vec::with_capacity(options.max_flows),
+            entries,
             links,
             free: NONE,
             live: 0,
@@ -287,7 +293,7 @@ impl Table {
         }
     }
 
-    /// Ends every flow: the capture is over.
+    /// Ends every flow: the capture is over. The clock may begin anywhere afterwards.
     pub fn stop(&mut self, out: &mut impl FnMut(Record)) {
         let clock = self.wheel.clock;
         for at in 0..self.entries.len() as u32 {
@@ -302,6 +308,7 @@ impl Table {
         self.free = NONE;
         self.live = 0;
         self.wheel.clear();
+        self.wheel.clock = 0;
     }
 
     /// Gives the flow's directions that sent to `out`.

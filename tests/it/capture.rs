@@ -26,6 +26,8 @@ use crate::support::packets::{
 };
 use crate::support::sink::Kept;
 
+const PLAIN: Kinds = Kinds { fragments: false, rejects: false, disorder: false, beyond_pmacct: false };
+
 const USUAL: &str = "src_host, dst_host, src_port, dst_port, proto, tos, tcpflags";
 
 /// What a run is asked for.
@@ -55,9 +57,9 @@ fn secret(seed: u64) -> Secret {
     Secret::new(|| rng.next())
 }
 
-/// The program's lines, header left out, and what it says became of the frames.
-fn lines(frames: &[Sent], setup: &Setup) -> (Vec<String>, Counts) {
-    let mut meter = Meter::new(meter::Options {
+/// An empty meter and ledger.
+fn rooms(setup: &Setup) -> (Meter, Ledger) {
+    let meter = Meter::new(meter::Options {
         table: table::Options {
             timeouts: setup.timeouts,
             max_flows: setup.max_flows,
@@ -68,7 +70,7 @@ fn lines(frames: &[Sent], setup: &Setup) -> (Vec<String>, Counts) {
         sampling: 1,
         sampling_seed: 1,
     });
-    let mut ledger = Ledger::new(
+    let ledger = Ledger::new(
         aggregate::Options {
             aggregate: setup.aggregate,
             networks: Networks::default(),
@@ -87,6 +89,12 @@ fn lines(frames: &[Sent], setup: &Setup) -> (Vec<String>, Counts) {
             sampling_rate: 0,
         },
     );
+    (meter, ledger)
+}
+
+/// The program's lines, header left out, and what it says became of the frames.
+fn lines(frames: &[Sent], setup: &Setup) -> (Vec<String>, Counts) {
+    let (mut meter, mut ledger) = rooms(setup);
     let mut records = Vec::new();
     for frame in frames {
         meter.frame(&as_frame(frame), &mut |record| records.push(record));
@@ -364,6 +372,38 @@ fn rows_by_any_part_of_the_key() {
         });
         assert_same(have, want.collect(), &format!("round {round}: {text}"));
     }
+}
+
+#[test]
+fn a_clock_that_was_set_back_begins_anew() {
+    let setup = Setup { timeouts: Timeouts { udp: 5, ..Timeouts::default() }, window: 10, ..Setup::default() };
+    let (mut meter, mut ledger) = rooms(&setup);
+    let way =
+        Way { src: "10.0.0.1".parse().unwrap(), dst: "10.0.0.2".parse().unwrap(), src_port: 1, dst_port: 2, proto: 17 };
+    let mut frame = Maker::new(1, PLAIN, &[RAW]).of(way);
+    let mut records = Vec::new();
+    for secs in [5000, 1000, 1007] {
+        frame.micros = secs * 1_000_000;
+        if secs == 1000 {
+            meter.stop(&mut |record| records.push(record));
+        }
+        meter.frame(&as_frame(&frame), &mut |record| records.push(record));
+        meter.advance(secs as u32, &mut |record| records.push(record));
+    }
+    let ends: Vec<_> = records.iter().map(|record| (record.ended, record.sum.packets)).collect();
+    assert_eq!(ends, [(5000, 1), (1005, 1)], "the flow of 1000 ends five seconds later, not at 5000");
+
+    let mut pieces = Vec::new();
+    let mut emit = |piece: &[u8]| -> Result<(), std::convert::Infallible> {
+        pieces.push(piece.split(|byte| *byte == b'\n').count() - 1);
+        Ok(())
+    };
+    let Ok(()) = ledger.record(&records[0], &mut emit);
+    let Ok(()) = ledger.restart(1000, &mut emit);
+    let Ok(()) = ledger.record(&records[1], &mut emit);
+    let Ok(()) = ledger.advance(1009, &mut emit);
+    let Ok(()) = ledger.advance(1010, &mut emit);
+    assert_eq!(pieces, [2, 1], "the header and a row; then the row of the window that began at 1000");
 }
 
 /// What etherparse says of the same bytes, in the terms that both have.

@@ -39,6 +39,10 @@ const PACKETS_A_TURN: usize = 65_536;
 /// How often libpcap's statistics are read.
 const STATISTICS: Duration = Duration::from_secs(1);
 
+/// By how many seconds the system's clock may be behind the packets' before it counts as set back. The kernel stamps packets
+/// with the same clock, so a second would do.
+const SET_BACK: u32 = 5;
+
 /// How long the ring is still read after a stop: what it held then is counted, what comes later need not be.
 const LAST_READ: Duration = Duration::from_millis(500);
 
@@ -187,17 +191,28 @@ pub(super) fn run(
 /// Prints records until no capture thread is left.
 fn print(setup: &Setup, records: &Receiver<Vec<Record>>, sink: &mut dyn Sink) -> Result<(), Stopped> {
     let mut ledger = setup.ledger();
-    ledger.begin(epoch_secs());
+    let mut latest = epoch_secs();
+    ledger.begin(latest);
     loop {
         let now = Instant::now();
         let due = sink.due().map_or(LINGER, |due| due.saturating_duration_since(now).min(LINGER));
         let batch = records.recv_timeout(due);
         let now = Instant::now();
         let mut emit = |lines: &[u8]| sink.lines(lines, now);
+        let second = epoch_secs();
+        if second.saturating_add(SET_BACK) < latest {
+            ledger.restart(second, &mut emit)?;
+            latest = second;
+        }
+        latest = latest.max(second);
         match batch {
-            Ok(batch) => batch.iter().try_for_each(|record| ledger.record(record, &mut emit))?,
+            // A record from before the clock was set back ended in what is the future now.
+            Ok(batch) => batch
+                .into_iter()
+                .map(|record| Record { ended: record.ended.min(latest), ..record })
+                .try_for_each(|record| ledger.record(&record, &mut emit))?,
             // The records of a window's last second may come a little after it.
-            Err(RecvTimeoutError::Timeout) => ledger.advance(epoch_secs().saturating_sub(1), &mut emit)?,
+            Err(RecvTimeoutError::Timeout) => ledger.advance(second.saturating_sub(1), &mut emit)?,
             Err(RecvTimeoutError::Disconnected) => {
                 ledger.stop(&mut emit)?;
                 setup.counters.rows.set(ledger.rows());
@@ -276,6 +291,7 @@ impl Worker<'_> {
             }
             if counted.elapsed() >= STATISTICS {
                 counted = Instant::now();
+                self.follow_clock();
                 self.statistics();
             }
         }
@@ -300,6 +316,14 @@ impl Worker<'_> {
         meter.advance(epoch_secs(), &mut |record| outbox.put(record));
     }
 
+    /// Ends all flows when the system's clock was set back, for none would end until it is where it was.
+    fn follow_clock(&mut self) {
+        let Self { meter, outbox, .. } = self;
+        if epoch_secs().saturating_add(SET_BACK) < meter.clock() {
+            meter.stop(&mut |record| outbox.put(record));
+        }
+    }
+
     /// Waits for the ring, the stop, or the next thing that is due.
     fn wait(&self, stop: &Shutdown) {
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(LINGER.subsec_nanos()) };
@@ -321,9 +345,9 @@ impl Worker<'_> {
         let counts = self.meter.counts();
         self.counters.add(&counts, &self.before);
         self.before = counts;
-        // The gauge is the sum over all interfaces, so each gives its change.
+        // The gauge is the sum over all interfaces, so each adds its change; the addition wraps.
         let flows = self.meter.flows() as u64;
-        self.counters.flows.set(self.counters.flows.get().wrapping_add(flows).wrapping_sub(self.flows_before));
+        self.counters.flows.add(flows.wrapping_sub(self.flows_before));
         self.flows_before = flows;
         let Ok(statistics) = self.interface.handle.stats() else { return };
         let (kernel, interface) = self.drops_before;

@@ -193,6 +193,12 @@ impl Maker {
         self.out
     }
 
+    /// One whole packet of this direction.
+    pub fn of(mut self, way: Way) -> Sent {
+        self.packet(way);
+        self.out.remove(0)
+    }
+
     /// Time goes on by up to 20 ms, and now and then by a second or a minute.
     fn tick(&mut self) -> u64 {
         self.micros += match self.rng.below(400) {
@@ -289,6 +295,10 @@ impl Maker {
 
     fn whole(&mut self) {
         let way = self.way();
+        self.packet(way);
+    }
+
+    fn packet(&mut self, way: Way) {
         let len = self.payload_len();
         let (segment, flags, needed) = self.segment(way, len);
         let tos = self.tos();
