@@ -58,6 +58,7 @@ const LONGEST: usize = 8192;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schema {
     text: Box<[u8]>,
+    ends_in_crlf: bool,
     separator: u8,
     columns: usize,
     packets: Option<usize>,
@@ -89,6 +90,7 @@ impl Schema {
             packets: position("PACKETS"),
             octets: position("BYTES"),
             times: (0..names.len()).filter(|i| is_time(&names[*i])).collect(),
+            ends_in_crlf: line.ends_with(b"\r\n"),
             text: text.into(),
         }))
     }
@@ -96,6 +98,11 @@ impl Schema {
     /// The header without its line end.
     pub fn text(&self) -> &[u8] {
         &self.text
+    }
+
+    /// The header as a line of its own, ended as it was when it came.
+    pub fn line(&self) -> Vec<u8> {
+        [self.text(), if self.ends_in_crlf { b"\r\n" } else { b"\n" }].concat()
     }
 
     /// The byte between two fields.
@@ -165,6 +172,8 @@ mod tests {
         assert_eq!((schema.separator(), schema.columns()), (b',', 11));
         assert_eq!((schema.packets(), schema.octets(), schema.times()), (Some(9), Some(10), &[7, 8][..]));
         assert!(schema.is_repeated_by(REFERENCE));
+        assert_eq!(schema.line(), REFERENCE);
+        assert_eq!(Schema::from_line(b"SRC_IP,BYTES\r\n").unwrap().line(), b"SRC_IP,BYTES\r\n");
         assert!(!schema.is_repeated_by(b"SRC_IP,DST_IP\n"));
     }
 

@@ -258,12 +258,11 @@ impl Spool {
         self.make_room()?;
         let name = self.names.give(wall).map_err(|source| io_trouble(&self.dir, source))?;
         let mut segment = Segment::create(&self.dir, name, now).map_err(|source| io_trouble(&self.dir, source))?;
-        if let Some(schema) = schema.filter(|_| self.header == HeaderMode::EachFile) {
-            let line = [schema.text(), b"\n"].concat();
-            if let Err(source) = segment.append(&lone_piece(&line)) {
-                segment.discard(&self.dir);
-                return Err(io_trouble(&self.dir, source));
-            }
+        if let Some(schema) = schema.filter(|_| self.header == HeaderMode::EachFile)
+            && let Err(source) = segment.append(&lone_piece(&schema.line()))
+        {
+            segment.discard(&self.dir);
+            return Err(io_trouble(&self.dir, source));
         }
         Ok(segment)
     }

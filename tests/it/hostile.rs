@@ -14,7 +14,7 @@ const MEMORY: u64 = 160;
 #[test]
 fn bytes_that_are_no_text_pass_as_they_came() {
     let mut input =
-        b"SRC_IP,DST_IP,BYTES\n1,2,3\r\n\0\0\0,\0,\0\n\xff\xfe\xf0,\x80,4\n\n\r\n,,,,\n\"a,b\",c\n".to_vec();
+        b"SRC_IP,DST_IP,BYTES\r\n1,2,3\r\n\0\0\0,\0,\0\n\xff\xfe\xf0,\x80,4\n\n\r\n,,,,\n\"a,b\",c\n".to_vec();
     input.extend(
         b"\x1b[2J\x07,esc,5\nSRC_IP\0,DST_IP,BYTES\n\xef\xbb\xbfSRC_IP,DST_IP,BYTES\n\x00\x00\xff\xff\n".repeat(50),
     );
