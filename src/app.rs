@@ -27,6 +27,7 @@ use crate::status::{self, Status};
 use crate::threads::{Running, spawn};
 use crate::uploader::{self, Uploader};
 
+mod connect;
 mod source;
 
 /// Done.
@@ -251,13 +252,33 @@ fn tell_manager(state: State) {
 /// `processor check`.
 fn check(flags: &Check) -> u8 {
     let data_dir = flags.data_dir.clone().unwrap_or_default();
-    match Config::load(&Inputs::here(&flags.config, data_dir)) {
-        Ok(config) => match source::problems(&config) {
-            problems if problems.is_empty() => print(&(config.describe() + &source::describe(&config))),
-            problems => misused(&problems.join("\n")),
-        },
-        Err(rejected) => misused(&rejected.to_string()),
+    let config = match Config::load(&Inputs::here(&flags.config, data_dir)) {
+        Ok(config) => config,
+        Err(rejected) => return misused(&rejected.to_string()),
+    };
+    let problems = source::problems(&config);
+    if !problems.is_empty() {
+        return misused(&problems.join("\n"));
     }
+    let traps: Vec<_> = config.traps().iter().map(|trap| format!("note: {trap}\n")).collect();
+    let code = print(&(config.describe() + &traps.concat() + &source::describe(&config)));
+    if flags.connect && code == DONE { connect_for_real(config) } else { code }
+}
+
+/// `processor check -connect`: the server and, where there is one, the capture.
+fn connect_for_real(config: Config) -> u8 {
+    let mut say = |line: &str| {
+        print(&(log::visible(line) + "\n"));
+    };
+    say("");
+    let source = source::try_open(&config, &mut say);
+    let server = if let Some(options) = config.ftp {
+        connect::try_server(options, &config.host, &mut say)
+    } else {
+        say("processor_upload: none; there is no server to try");
+        true
+    };
+    if source && server { DONE } else { FAILED }
 }
 
 /// `processor health`: asks the process; one that does not answer is well while it holds the data directory's lock.

@@ -52,7 +52,7 @@ pub struct Check {
     pub config: PathBuf,
     /// `-data-dir`, when it is to be looked at.
     pub data_dir: Option<PathBuf>,
-    /// Log in at the FTP server too.
+    /// Try server and capture for real, too.
     pub connect: bool,
 }
 
@@ -175,7 +175,10 @@ fn program() -> clap::Command {
     let check = clap::Command::new("check")
         .about("Test the configuration, print it with the origin of each value, touch nothing else")
         .args([config(), data_dir()])
-        .arg(switch("connect", "Also connect to the FTP server and log in"))
+        .arg(switch(
+            "connect",
+            "Also try for real: open the capture, log in at the server, put a small file and delete it",
+        ))
         .arg(switch("keys", "Print every processor_* key instead, with its values and its default"));
     let health = clap::Command::new("health")
         .about("For a container's HEALTHCHECK: exit code 0 or 1, and one line why")

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 pub mod keys;
 pub mod pmacct;
+mod traps;
 
 use crate::clock::Zone;
 use crate::log::{self, Event, Lang};

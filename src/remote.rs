@@ -78,6 +78,10 @@ pub trait Session {
     /// Returns by `deadline` plus one second at the latest.
     fn put(&mut self, upload: &Upload<'_>, deadline: Instant) -> Result<(), RemoteError>;
 
+    /// Removes again what this session put last; nothing else can be named. For `processor check -connect` alone, whose test
+    /// file must not stay. After `Err` the session is spent. Returns by `deadline` plus one second at the latest.
+    fn take_back(&mut self, deadline: Instant) -> Result<(), RemoteError>;
+
     /// Ends the session politely, within a second. Its failure means nothing.
     fn close(self: Box<Self>);
 }

@@ -69,6 +69,22 @@ fn plan(config: &Config) -> Result<pmacct::Plan, pmacct::PlanError> {
     })
 }
 
+/// Opens what the configured source captures from and closes it again; false when that fails. `say` gets one line.
+pub(super) fn try_open(config: &Config, say: &mut dyn FnMut(&str)) -> bool {
+    if config.source != SourceKind::Capture {
+        return true;
+    }
+    let opened = match capture_options(config) {
+        Ok((options, _)) => Capture::open(options, Log::discard()).map_err(|error| error.to_string()),
+        Err(problems) => Err(problems.join("; ")),
+    };
+    match opened {
+        Ok(_) => say("open the capture: ok"),
+        Err(ref error) => say(&format!("open the capture: FAILED: {error}")),
+    }
+    opened.is_ok()
+}
+
 fn open_capture(config: &Config, stats: &Stats, log: &Log) -> Result<Box<dyn Source>, Failure> {
     let (options, unused) = capture_options(config).map_err(|problems| misused(&problems.join("\n")))?;
     if !unused.is_empty() {

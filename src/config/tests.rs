@@ -331,3 +331,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn traps_are_said_and_good_settings_have_none() {
+    let traps = |text: &str| {
+        with(text).traps().iter().map(|trap| trap.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let all = "processor_spool_max_mb: 20\nprocessor_metrics_listen: :9100\nprocessor_shutdown_timeout_sec: 30\n";
+    assert_eq!(
+        traps(all),
+        [
+            "processor_file_prefix:",
+            "processor_ftp_tls:",
+            "processor_spool_max_mb:",
+            "processor_metrics_listen:",
+            "processor_shutdown_timeout_sec:",
+        ]
+    );
+    let good = "processor_file_prefix: flows_{host}_\nprocessor_ftp_tls: explicit\nprocessor_spool_max_mb: 1000\n\
+                processor_metrics_listen: 127.0.0.1:9100\n";
+    assert!(traps(good).is_empty());
+}

@@ -17,12 +17,14 @@ use super::{Remote, RemoteError, Scope, Session, Upload};
 #[derive(Debug, Clone)]
 pub struct Dir {
     path: PathBuf,
+    /// What this session stored last.
+    stored: Option<PathBuf>,
 }
 
 impl Dir {
     /// The directory at `path`; made, every level, at the first session.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self { path: path.into(), stored: None }
     }
 
     fn failed(&self, scope: Scope, step: &str, error: &io::Error) -> RemoteError {
@@ -52,10 +54,19 @@ impl Session for Dir {
         let target = self.path.join(upload.name);
         let put = match File::open(&target) {
             Ok(there) => recognise(&there, upload),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => store(&self.path, &target, upload),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let stored = store(&self.path, &target, upload);
+                self.stored = stored.is_ok().then_some(target);
+                stored
+            }
             Err(error) => Err(error),
         };
         put.map_err(|error| self.failed(Scope::File, upload.name, &error))
+    }
+
+    fn take_back(&mut self, _deadline: Instant) -> Result<(), RemoteError> {
+        let Some(stored) = self.stored.take() else { return Ok(()) };
+        fs::remove_file(stored).map_err(|error| self.failed(Scope::File, "remove", &error))
     }
 
     fn close(self: Box<Self>) {}

@@ -210,6 +210,7 @@ impl Ftp {
             ftp: None,
             mode: DataMode::Passive,
             opening: true,
+            stored: None,
         };
         let socket = self.dial(&session)?;
         let over_ipv6 = socket.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_ipv6());
@@ -269,6 +270,8 @@ struct FtpSession {
     ftp: Option<RustlsFtpStream>,
     mode: DataMode,
     opening: bool,
+    /// What this session stored last.
+    stored: Option<String>,
 }
 
 impl Drop for FtpSession {
@@ -290,6 +293,14 @@ impl Session for FtpSession {
             Err(_) => self.watch.cut(),
         }
         delivered
+    }
+
+    fn take_back(&mut self, deadline: Instant) -> Result<(), RemoteError> {
+        let Some(name) = self.stored.take() else { return Ok(()) };
+        self.watch.arm(deadline);
+        self.ask(&format!("DELE {name}"), |ftp| ftp.rm(&name))?;
+        self.watch.rest();
+        Ok(())
     }
 
     fn close(mut self: Box<Self>) {
@@ -388,7 +399,10 @@ impl FtpSession {
         }
         self.ask(&format!("rename {temp} to {}", upload.name), |ftp| ftp.rename(temp.as_str(), upload.name))?;
         match self.size(upload.name)? {
-            Some(len) if len == upload.len => Ok(()),
+            Some(len) if len == upload.len => {
+                self.stored = Some(upload.name.to_owned());
+                Ok(())
+            }
             _ => Err(self.failure(
                 Scope::File,
                 &format!("rename to {}", upload.name),
