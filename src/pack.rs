@@ -16,6 +16,7 @@ mod matches;
 mod plain;
 mod rows;
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flate2::{Compress, Compression, FlushCompress, Status};
@@ -59,14 +60,25 @@ pub struct Packed {
     pub schema: Option<Arc<Schema>>,
     /// The last line goes on in the next piece: no cut is allowed after this one.
     pub ends_mid_line: bool,
+    /// The field-aware encoder was found to have failed on this batch, which was packed again without it; see [`Relay`].
+    pub encoder_failed: bool,
 }
+
+/// One piece of so many of the field-aware encoder is unpacked again and compared. A check takes about as long as the
+/// packing, so that this costs 1.6 % of it.
+const CHECK_EVERY: u64 = 64;
+/// What packs for the rest of the life when a check has failed.
+const FALLBACK: Level = Level::Zlib(6);
 
 /// The compressor's state from the end of one piece to the start of the next, in stream order.
 ///
 /// At most one state rests here. Who packs piece n takes it when it is the state that packed piece n - 1; else piece n
-/// stands alone.
+/// stands alone. It also carries the word, to all packers, that the field-aware encoder is not to be trusted any more.
 #[derive(Debug, Default)]
-pub struct Relay(Mutex<Option<Resting>>);
+pub struct Relay {
+    resting: Mutex<Option<Resting>>,
+    distrusted: AtomicBool,
+}
 
 #[derive(Debug)]
 struct Resting {
@@ -77,7 +89,7 @@ struct Resting {
 impl Relay {
     /// The state after piece `number - 1`, when it rests here.
     fn take(&self, number: u64) -> Option<Codec> {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
         let resting = slot.take_if(|resting| resting.after + 1 == number)?;
         Some(resting.codec)
     }
@@ -85,7 +97,7 @@ impl Relay {
     /// Leaves the state after piece `number`; returns the one that rested here, for later use. An older state than
     /// the resting one comes straight back.
     fn leave(&self, number: u64, codec: Codec) -> Option<Codec> {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.as_ref().is_some_and(|resting| resting.after > number) {
             return Some(codec);
         }
@@ -98,6 +110,8 @@ impl Relay {
 pub struct Packer {
     checker: Checker,
     level: Level,
+    /// [`field::verify`]; a test's own to see a failure.
+    verify: fn(&[u8], &[u8], &[u8]) -> bool,
     relay: Arc<Relay>,
     /// A state whose history nobody needs; made at first use.
     spare: Option<Codec>,
@@ -106,7 +120,7 @@ pub struct Packer {
 impl Packer {
     /// A packer with the settings of the parse stage, the level, and the relay that all packers of the pipeline share.
     pub fn new(options: check::Options, level: Level, relay: Arc<Relay>) -> Self {
-        Self { checker: Checker::new(options), level, relay, spare: None }
+        Self { checker: Checker::new(options), level, verify: field::verify, relay, spare: None }
     }
 
     /// Packs batch `number` (consecutive from 0 in stream order) into `deflate`, whose old content is dropped and whose
@@ -116,17 +130,31 @@ impl Packer {
         let (findings, bytes, rejects) = self.checker.check(&batch);
         let rejects = rejects.to_vec();
         let mut piece = Piece { deflate, crc: crc32fast::hash(bytes), len: bytes.len() as u64 };
-        let before = self.relay.take(number).filter(|_| !batch.starts_file);
+        if self.relay.distrusted.load(Relaxed) {
+            self.level = FALLBACK;
+        }
+        let usable = |codec: &Codec| codec.serves(self.level);
+        let before = self.relay.take(number).filter(|codec| !batch.starts_file && usable(codec));
         let follows = before.is_some();
-        let mut codec = before.or_else(|| self.spare.take()).unwrap_or_else(|| Codec::new(self.level));
+        let spare = self.spare.take().filter(usable);
+        let mut codec = before.or(spare).unwrap_or_else(|| Codec::new(self.level));
+        let mut encoder_failed = false;
         if !bytes.is_empty() {
+            let checked = number.is_multiple_of(CHECK_EVERY).then(|| codec.window(follows)).flatten();
             codec.encode(bytes, follows, &mut piece.deflate);
+            if checked.is_some_and(|window| !(self.verify)(bytes, &window, &piece.deflate)) {
+                encoder_failed = true;
+                self.relay.distrusted.store(true, Relaxed);
+                codec = Codec::new(FALLBACK);
+                piece.deflate.clear();
+                codec.encode(bytes, false, &mut piece.deflate);
+            }
         }
         // An empty piece that follows nothing has left the state as some other file made it.
         let is_known = follows || !bytes.is_empty();
         self.spare = if is_known { self.relay.leave(number, codec) } else { Some(codec) };
-        let packed =
-            Packed { piece, findings, rejects, schema: batch.schema.clone(), ends_mid_line: batch.ends_mid_line };
+        let (schema, ends_mid_line) = (batch.schema.clone(), batch.ends_mid_line);
+        let packed = Packed { piece, findings, rejects, schema, ends_mid_line, encoder_failed };
         (packed, batch.block.emptied())
     }
 }
@@ -152,6 +180,20 @@ impl Codec {
         match level {
             Level::Auto => Self::Fields(Box::default()),
             Level::Zlib(level) => Self::Zlib(Compress::new(Compression::new(level.clamp(1, 9)), false)),
+        }
+    }
+
+    /// Whether this is the encoder of `level`.
+    fn serves(&self, level: Level) -> bool {
+        matches!((self, level), (Self::Fields(_), Level::Auto) | (Self::Zlib(_), Level::Zlib(_)))
+    }
+
+    /// What the next piece may refer to, for a check of it; `None` for zlib's encoder, which is checked enough.
+    fn window(&self, follows: bool) -> Option<Vec<u8>> {
+        match self {
+            Self::Fields(encoder) if follows => Some(encoder.window().to_vec()),
+            Self::Fields(_) => Some(Vec::new()),
+            Self::Zlib(_) => None,
         }
     }
 
@@ -265,6 +307,23 @@ mod tests {
         let five = b.pack(5, batch(&bytes, false), Vec::new()).0.piece.deflate;
         let together = [starts, three, four, five].concat();
         assert_eq!(inflate(&together), bytes.repeat(4));
+    }
+
+    #[test]
+    fn a_failed_check_ends_the_use_of_the_encoder() {
+        let relay = Arc::new(Relay::default());
+        let new = || Packer::new(check::Options::default(), Level::Auto, Arc::clone(&relay));
+        let (mut a, mut b) = (new(), new());
+        let bytes = rows(0, 300);
+        let sound = b.pack(63, batch(&bytes, true), Vec::new()).0;
+        assert!(!sound.encoder_failed);
+        a.verify = |_, _, _| false;
+        let failed = a.pack(64, batch(&bytes, false), Vec::new()).0;
+        assert!(failed.encoder_failed);
+        let next = b.pack(65, batch(&bytes, false), Vec::new()).0;
+        assert!(!next.encoder_failed && matches!(b.level, FALLBACK));
+        let together = [sound, failed, next].map(|packed| packed.piece.deflate).concat();
+        assert_eq!(inflate(&together), bytes.repeat(3));
     }
 
     #[test]

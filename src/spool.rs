@@ -295,6 +295,9 @@ impl Spool {
     /// Adds what a batch said to the numbers and to the log, and keeps its rejected lines.
     fn account(&mut self, packed: &Packed, wall: DateTime<Utc>) {
         let findings = &packed.findings;
+        if packed.encoder_failed {
+            self.log.event(Event::EncoderFailed { line: self.lines_seen + 1 });
+        }
         self.note_header(packed.schema.as_ref());
         if let Some(first) = findings.first_bad {
             self.log.event(Event::BadLines {

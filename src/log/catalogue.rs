@@ -173,6 +173,11 @@ catalogue! {
         en "{path} is at its limit of {limit}; further rejected lines are counted and not kept"
         => { limit = megabytes(*limit) }
 
+    /// A check found that the field-aware encoder had failed; the batch was packed again by zlib.
+    Error EncoderFailed "encoder_failed" { /** The first line of the batch. */ line: u64 }
+        zh "自检发现按字段编码器在第 {line} 行起的数据上出错；已用 zlib 重新压缩，没有数据受损，此后改用 zlib。请报告此问题"
+        en "a check found the field-aware encoder wrong on the data from line {line}; it was packed again by zlib, nothing is damaged, and zlib packs from here on. Please report this"
+
     /// Rejected lines could not be kept; they are only counted.
     Error RejectsFailed "rejects_failed" per(path, error) { path: PathBuf, error: String }
         zh "无法保存异常行到 {path}: {error}；仅计数"
