@@ -1,6 +1,6 @@
 //! The private directory of a run, and where the daemons' programs are.
 //!
-//! The directory holds the two configuration files, the print plugin's lock and the collector's templates. It is 0700 and its
+//! The directory holds the two configuration files and the print plugin's lock. It is 0700 and its
 //! files are 0600, and a file is made anew, never followed or reused: what lies there decides what root-owned daemons do.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -48,7 +48,7 @@ impl Place {
 
     /// Removes the files that we or the daemons make here, and nothing else.
     fn clear(&self) -> io::Result<()> {
-        for name in ["nfacctd.conf", "pmacctd.conf", "print.lock", "templates"] {
+        for name in ["nfacctd.conf", "pmacctd.conf", "print.lock"] {
             match fs::remove_file(self.0.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -140,7 +140,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("run");
         DirBuilder::new().mode(0o755).create(&path).unwrap();
-        fs::write(path.join("templates"), "old").unwrap();
+        fs::write(path.join("nfacctd.conf"), "old").unwrap();
         let split = split(&[], &path, &|_| None);
         let place = Place::make(&path, &split).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
@@ -149,7 +149,6 @@ mod tests {
             assert_eq!(mode(&place.conf(daemon)), 0o600);
             assert_eq!(fs::read_to_string(place.conf(daemon)).unwrap(), split.text(daemon));
         }
-        assert!(!path.join("templates").exists(), "templates of another run may be wrong");
         drop(place);
         assert!(!path.exists());
     }
