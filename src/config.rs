@@ -200,7 +200,8 @@ impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.0.iter().enumerate() {
             let newline = if index == 0 { "" } else { "\n" };
-            write!(f, "{newline}{problem}")?;
+            // A key or a value of the file may hold what a terminal would obey.
+            write!(f, "{newline}{}", log::visible(&problem.to_string()))?;
         }
         Ok(())
     }

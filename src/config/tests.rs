@@ -146,6 +146,9 @@ fn all_errors_at_once_with_line_key_value_and_form() {
     let misspelt = errors("processor_ftp_hots: h\nprocessor_ftp_user: u\nprocessor_ftp_pass: p\n");
     assert!(misspelt[0].contains(":1: processor_ftp_hots: is unknown; the nearest known key is processor_ftp_host"));
     assert!(misspelt.len() == 2 && misspelt[1].contains("processor_ftp_host: is missing"));
+    let escape = "processor_\u{1b}[2J: h\n".as_bytes();
+    let refused = Config::check(escape, &inputs(), &|_| Err(io::ErrorKind::NotFound.into())).unwrap_err().to_string();
+    assert!(!refused.contains('\u{1b}'), "{refused}");
 }
 
 #[test]
