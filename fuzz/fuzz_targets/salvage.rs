@@ -32,7 +32,11 @@ fuzz_target!(|bytes: &[u8]| {
     torn.resize(cut + usize::from(tail & 0x7f) * usize::from(tail >> 7), 0);
     let expected = lines_of(lines);
     match make_whole(&torn) {
-        Some(raw) => assert!(raw == expected[..whole], "cut at {cut}"),
+        // zlib may end a piece with a second empty block; a cut inside that takes nothing away.
+        Some(raw) => {
+            let is_whole = raw.len() >= whole && (raw.len() == whole || ends.iter().any(|(_, end)| *end == raw.len()));
+            assert!(is_whole && raw == expected[..raw.len()], "cut at {cut}");
+        }
         None => assert_eq!(whole, 0, "cut at {cut}"),
     }
 });
