@@ -28,7 +28,10 @@ use crate::threads::{Running, spawn};
 use crate::uploader::{self, Uploader};
 
 mod connect;
+mod ddl;
+mod generate;
 mod source;
+mod top;
 
 /// Done.
 const DONE: u8 = 0;
@@ -48,7 +51,10 @@ pub fn run(command: Command) -> u8 {
         Command::Check(flags) => check(&flags),
         Command::Keys => print(&keys::table()),
         Command::Health { data_dir, ready } => health(&data_dir, ready),
+        Command::Top { data_dir } => top::run(&data_dir),
+        Command::Ddl(flags) => ddl::run(&flags),
         Command::Sample(flags) => print_sample(&flags),
+        Command::Generate { dir } => generate::run(&dir),
     }
 }
 

@@ -7,10 +7,12 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches};
 
 use crate::log::Level;
+use crate::schema::ddl::Dialect;
 
 /// What the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +30,20 @@ pub enum Command {
         /// Also whether it is ready: source alive, room in the spool, uploads in time.
         ready: bool,
     },
+    /// `processor top`: the live numbers in the terminal.
+    Top {
+        /// The data directory.
+        data_dir: PathBuf,
+    },
+    /// `processor ddl`: print the table for the configured columns.
+    Ddl(Ddl),
     /// `processor sample`: print made-up rows.
     Sample(Sample),
+    /// `processor generate`: write man pages and completions.
+    Generate {
+        /// Where to.
+        dir: PathBuf,
+    },
 }
 
 /// The flags of a normal run.
@@ -54,6 +68,19 @@ pub struct Check {
     pub data_dir: Option<PathBuf>,
     /// Try server and capture for real, too.
     pub connect: bool,
+}
+
+/// The flags of `processor ddl`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ddl {
+    /// The database.
+    pub dialect: Dialect,
+    /// `-config`.
+    pub config: PathBuf,
+    /// Name of the table.
+    pub table: String,
+    /// The header line of the files, where `aggregate` does not tell the columns.
+    pub header: Option<String>,
 }
 
 /// The flags of `processor sample`.
@@ -83,6 +110,7 @@ Examples:
   processor -config /etc/pmacct/pmacct.conf -data-dir /data < data.csv
   processor check -config /etc/pmacct/pmacct.conf
   processor check -keys                            every processor_* key, its values and its default
+  processor top -data-dir /data                    what the processor of /data is doing, live
   processor sample -rows 1000000 | processor -config pmacct.conf -data-dir /data
 
 Environment, for flags that are not given:
@@ -120,6 +148,14 @@ pub fn parse(
             connect: matches.get_flag("connect"),
         }),
         "health" => Command::Health { data_dir: reader.path("data-dir"), ready: matches.get_flag("ready") },
+        "top" => Command::Top { data_dir: reader.path("data-dir") },
+        "ddl" => Command::Ddl(Ddl {
+            dialect: *matches.get_one("dialect").unwrap_or(&Dialect::DuckDb),
+            config: reader.path("config"),
+            table: matches.get_one::<String>("table").cloned().unwrap_or_default(),
+            header: matches.get_one::<String>("header").cloned(),
+        }),
+        "generate" => Command::Generate { dir: matches.get_one("dir").cloned().unwrap_or_default() },
         "sample" => Command::Sample(Sample {
             rows: *matches.get_one("rows").unwrap_or(&0),
             seed: matches.get_one("seed").copied(),
@@ -171,7 +207,8 @@ fn two_dashes(arg: OsString) -> OsString {
     }
 }
 
-fn program() -> clap::Command {
+/// The whole command line, for the parser, the man pages and the completions.
+pub fn program() -> clap::Command {
     let check = clap::Command::new("check")
         .about("Test the configuration, print it with the origin of each value, touch nothing else")
         .args([config(), data_dir()])
@@ -184,11 +221,18 @@ fn program() -> clap::Command {
         .about("For a container's HEALTHCHECK: exit code 0 or 1, and one line why")
         .arg(data_dir())
         .arg(switch("ready", "Fail also while nothing is read, the spool is full or uploads are late"));
+    let top = clap::Command::new("top")
+        .about("Show the live numbers of the processor of a data directory in the terminal; q leaves")
+        .arg(data_dir());
     let sample = clap::Command::new("sample")
         .about("Print made-up flow rows in the form of nfacctd's CSV; the same seed gives the same rows")
         .arg(number("rows", "N", "Rows to print").required(true))
         .arg(number("seed", "S", "Chooses hosts, services, sizes and times"))
         .arg(number("epoch", "T", "End of the first flow, seconds since 1970"));
+    let generate = clap::Command::new("generate")
+        .about("Write man pages and shell completions into a directory")
+        .hide(true)
+        .arg(Arg::new("dir").value_name("DIR").required(true).value_parser(clap::value_parser!(PathBuf)));
     clap::Command::new("processor")
         .no_binary_name(true)
         .bin_name("processor")
@@ -204,7 +248,28 @@ fn program() -> clap::Command {
         .args([config(), data_dir()])
         .arg(text("log-level", "LEVEL", "debug, info, warn or error [default: info]"))
         .arg(text("source", "SOURCE", "stdin, pmacct or capture; goes before processor_source"))
-        .subcommands([check, health, sample].map(|command| command.args_override_self(true)))
+        .subcommands([check, health, top, ddl(), sample, generate].map(|command| command.args_override_self(true)))
+}
+
+fn ddl() -> clap::Command {
+    let dialects = Dialect::ALL.map(|(word, _)| word);
+    let dialect = PossibleValuesParser::new(dialects).try_map(|word| {
+        Dialect::ALL.into_iter().find_map(|(known, dialect)| (known == word).then_some(dialect)).ok_or("not a database")
+    });
+    let plain = |text: &str| {
+        let starts = text.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+        let named = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.".contains(&b));
+        if starts && named { Ok(text.to_owned()) } else { Err("a name has letters, digits, _ and . only") }
+    };
+    clap::Command::new("ddl")
+        .about("Print the table for the configured columns, and the statement that loads the files into it")
+        .arg(Arg::new("dialect").value_name("DATABASE").required(true).help("The database").value_parser(dialect))
+        .arg(config())
+        .arg(text("table", "NAME", "Name of the table").default_value("flows").value_parser(plain))
+        .arg(
+            text("header", "LINE", "The files' header line, where aggregate does not tell their columns")
+                .value_parser(clap::value_parser!(String)),
+        )
 }
 
 fn config() -> Arg {
@@ -345,6 +410,12 @@ mod tests {
         let full = Check { data_dir: Some("d".into()), connect: true, ..check };
         assert_eq!(parse_with("check --config=c -data-dir d --connect", &[]), Ok(Command::Check(full)));
         assert_eq!(parse_with("check --keys", &[]), Ok(Command::Keys));
+        assert_eq!(parse_with("top -data-dir d", &[]), Ok(Command::Top { data_dir: "d".into() }));
+        let ddl = Ddl { dialect: Dialect::Spark, config: "c".into(), table: "flows".into(), header: None };
+        assert_eq!(parse_with("ddl spark -config c", &[]), Ok(Command::Ddl(ddl)));
+        assert!(parse_with("ddl oracle -config c", &[]).unwrap_err().text.contains("clickhouse"));
+        assert!(parse_with("ddl duckdb -config c -table a;b", &[]).is_err());
+        assert_eq!(parse_with("generate d", &[]), Ok(Command::Generate { dir: "d".into() }));
         let sample = Sample { rows: 5, seed: Some(7), epoch: None };
         assert_eq!(parse_with("sample --rows 5 -seed 7", &[]), Ok(Command::Sample(sample)));
     }

@@ -6,49 +6,52 @@
 
 use std::sync::Arc;
 
-/// Column names of nfacctd's CSV output (pmacct 1.7.9, in its master order) that mark a line as a header.
-const KNOWN: &[&str] = &[
-    "TAG",
-    "TAG2",
-    "LABEL",
-    "CLASS",
-    "SRC_MAC",
-    "DST_MAC",
-    "VLAN",
-    "OUT_VLAN",
-    "COS",
-    "ETYPE",
-    "SRC_AS",
-    "DST_AS",
-    "COMMS",
-    "AS_PATH",
-    "PEER_SRC_AS",
-    "PEER_DST_AS",
-    "PEER_SRC_IP",
-    "PEER_DST_IP",
-    "IN_IFACE",
-    "OUT_IFACE",
-    "SRC_IP",
-    "SRC_NET",
-    "DST_IP",
-    "DST_NET",
-    "SRC_MASK",
-    "DST_MASK",
-    "SRC_PORT",
-    "DST_PORT",
-    "TCP_FLAGS",
-    "PROTOCOL",
-    "TOS",
-    "SAMPLING_RATE",
-    "TIMESTAMP_START",
-    "TIMESTAMP_END",
-    "TIMESTAMP_ARRIVAL",
-    "TIMESTAMP_EXPORT",
-    "TIMESTAMP_MIN",
-    "TIMESTAMP_MAX",
-    "PACKETS",
-    "FLOWS",
-    "BYTES",
+pub mod ddl;
+
+/// Columns of nfacctd's CSV output (pmacct 1.7.9, in its master order): the word in `aggregate`, the name in a header. A
+/// line with one of these names is a header.
+const KNOWN: &[(&str, &str)] = &[
+    ("tag", "TAG"),
+    ("tag2", "TAG2"),
+    ("label", "LABEL"),
+    ("class", "CLASS"),
+    ("src_mac", "SRC_MAC"),
+    ("dst_mac", "DST_MAC"),
+    ("vlan", "VLAN"),
+    ("out_vlan", "OUT_VLAN"),
+    ("cos", "COS"),
+    ("etype", "ETYPE"),
+    ("src_as", "SRC_AS"),
+    ("dst_as", "DST_AS"),
+    ("std_comm", "COMMS"),
+    ("as_path", "AS_PATH"),
+    ("peer_src_as", "PEER_SRC_AS"),
+    ("peer_dst_as", "PEER_DST_AS"),
+    ("peer_src_ip", "PEER_SRC_IP"),
+    ("peer_dst_ip", "PEER_DST_IP"),
+    ("in_iface", "IN_IFACE"),
+    ("out_iface", "OUT_IFACE"),
+    ("src_host", "SRC_IP"),
+    ("src_net", "SRC_NET"),
+    ("dst_host", "DST_IP"),
+    ("dst_net", "DST_NET"),
+    ("src_mask", "SRC_MASK"),
+    ("dst_mask", "DST_MASK"),
+    ("src_port", "SRC_PORT"),
+    ("dst_port", "DST_PORT"),
+    ("tcpflags", "TCP_FLAGS"),
+    ("proto", "PROTOCOL"),
+    ("tos", "TOS"),
+    ("sampling_rate", "SAMPLING_RATE"),
+    ("timestamp_start", "TIMESTAMP_START"),
+    ("timestamp_end", "TIMESTAMP_END"),
+    ("timestamp_arrival", "TIMESTAMP_ARRIVAL"),
+    ("timestamp_export", "TIMESTAMP_EXPORT"),
+    ("timestamp_min", "TIMESTAMP_MIN"),
+    ("timestamp_max", "TIMESTAMP_MAX"),
+    ("packets", "PACKETS"),
+    ("flows", "FLOWS"),
+    ("bytes", "BYTES"),
 ];
 
 /// A longer line is never a header. nfacctd's longest, with every primitive, is about 1,200 bytes.
@@ -143,7 +146,7 @@ pub fn trim_line_end(line: &[u8]) -> &[u8] {
 }
 
 fn is_known(name: &[u8]) -> bool {
-    KNOWN.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name))
+    KNOWN.iter().any(|(_, known)| known.as_bytes().eq_ignore_ascii_case(name))
 }
 
 fn starts_name(b: u8) -> bool {

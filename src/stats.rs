@@ -252,6 +252,10 @@ pub struct Chain {
     pub windows_lost: Number,
     /// Rows cut short by the death of a daemon and left out.
     pub torn_rows: Number,
+    /// The core of `nfacctd` runs (gauge, 0 or 1).
+    pub collector_up: Number,
+    /// The core of `pmacctd` runs (gauge, 0 or 1).
+    pub exporter_up: Number,
     /// Starts of `nfacctd` after the first.
     pub collector_restarts: Number,
     /// Starts of `pmacctd` after the first.

@@ -34,6 +34,7 @@ pub mod http;
 pub mod ledger;
 pub mod metrics;
 pub mod serve;
+pub mod top;
 
 use health::{Check, Facts};
 use history::{History, Sample};
@@ -249,7 +250,7 @@ impl Desk {
     /// It answers, so it lives; what is not ready is said beside.
     fn well(&self, checks: &[Check]) -> String {
         let faults: Vec<_> = checks.iter().filter_map(|check| Some((check.name, check.fault.as_ref()?))).collect();
-        let faults: Vec<_> = faults.iter().map(|(name, fault)| format!("; {name}: {fault}")).collect();
+        let faults: Vec<_> = faults.iter().map(|(name, fault)| format!("; {name}: {}", fault.en)).collect();
         format!("ok: processor {} runs in {}{}", self.about.pid, self.about.data_dir.display(), faults.concat())
     }
 

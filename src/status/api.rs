@@ -9,7 +9,7 @@ use super::ledger;
 use super::metrics::Moment;
 use crate::log::Lang;
 use crate::log::recent::{Fault, File, Recent};
-use crate::stats::{Flow, Stats};
+use crate::stats::{Chain, Flow, Number, Stats};
 
 /// The object.
 pub fn object(stats: &Stats, moment: &Moment<'_>, history: &History, recent: &Recent) -> Value {
@@ -27,7 +27,8 @@ pub fn object(stats: &Stats, moment: &Moment<'_>, history: &History, recent: &Re
         "residentBytes": moment.usage.resident_bytes,
         "ready": moment.checks.iter().all(|check| check.fault.is_none()),
         "checks": moment.checks.iter().map(|check| json!({
-            "name": check.name, "ok": check.fault.is_none(), "text": check.fault,
+            "name": check.name, "ok": check.fault.is_none(),
+            "text": check.fault.as_ref().map(|fault| &fault.en), "textZh": check.fault.as_ref().map(|fault| &fault.zh),
         })).collect::<Vec<_>>(),
         "sourceUp": stats.source_runs.get() > 0,
         "read": flow(&stats.read),
@@ -42,14 +43,20 @@ pub fn object(stats: &Stats, moment: &Moment<'_>, history: &History, recent: &Re
         "losses": ledger::losses(stats).iter().map(|loss| json!({
             "where": loss.place, "unit": loss.unit, "count": loss.count,
         })).collect::<Vec<_>>(),
-        "children": [
-            { "name": "pmacctd", "restarts": stats.chain.exporter_restarts.get() },
-            { "name": "nfacctd", "restarts": stats.chain.collector_restarts.get() },
-        ],
+        "children": children(&stats.chain, about.source == "pmacct"),
         "files": recent.files().iter().map(file).collect::<Vec<_>>(),
         "faults": recent.faults().iter().map(fault).collect::<Vec<_>>(),
         "history": points(history),
     })
+}
+
+/// `up` is null where no daemon is supervised.
+fn children(chain: &Chain, supervised: bool) -> Value {
+    let child = |name: &str, up: &Number, restarts: &Number| json!({ "name": name, "up": supervised.then_some(up.get() > 0), "restarts": restarts.get() });
+    json!([
+        child("pmacctd", &chain.exporter_up, &chain.exporter_restarts),
+        child("nfacctd", &chain.collector_up, &chain.collector_restarts),
+    ])
 }
 
 fn flow(flow: &Flow) -> Value {

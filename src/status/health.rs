@@ -33,8 +33,23 @@ pub struct Upload {
 pub struct Check {
     /// Its stable name.
     pub name: &'static str,
-    /// Why it is not so, for people; `None` when it is.
-    pub fault: Option<String>,
+    /// Why it is not so; `None` when it is.
+    pub fault: Option<Fault>,
+}
+
+/// Why something is not as it must be, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// In English.
+    pub en: String,
+    /// In Chinese.
+    pub zh: String,
+}
+
+impl Fault {
+    fn new(en: impl Into<String>, zh: impl Into<String>) -> Self {
+        Self { en: en.into(), zh: zh.into() }
+    }
 }
 
 /// How late an upload may be: a pass at every interval, a second one when the first met trouble, and a minute for the
@@ -45,10 +60,16 @@ pub fn patience(interval: Duration) -> Duration {
 
 /// All checks, in the order in which lines pass them.
 pub fn checks(facts: &Facts) -> [Check; 3] {
-    let source = (!facts.source_runs).then(|| "nothing is read: the input has ended, or the program stops".to_owned());
+    let source = (!facts.source_runs).then(|| {
+        let en = "nothing is read: the input has ended, or the program stops";
+        Fault::new(en, "没有读取数据: 输入已结束，或程序正在停止")
+    });
     let spool = match (facts.spool_full, facts.spool_failing) {
-        (true, _) => Some("the data directory is full; reading stops until there is room".to_owned()),
-        (_, true) => Some("the disk refuses writes; they are tried again".to_owned()),
+        (true, _) => Some(Fault::new(
+            "the data directory is full; reading stops until there is room",
+            "数据目录已满；腾出空间之前停止读取",
+        )),
+        (_, true) => Some(Fault::new("the disk refuses writes; they are tried again", "磁盘拒绝写入；正在重试")),
         _ => None,
     };
     let upload = facts.upload.and_then(|upload| late(facts, upload));
@@ -56,13 +77,16 @@ pub fn checks(facts: &Facts) -> [Check; 3] {
 }
 
 /// Files wait, nothing was delivered lately, and the oldest has waited longer than passes need.
-fn late(facts: &Facts, upload: Upload) -> Option<String> {
+fn late(facts: &Facts, upload: Upload) -> Option<Fault> {
     let patience = patience(upload.interval);
     let oldest = facts.oldest.filter(|oldest| *oldest > patience)?;
     (facts.waiting > 0 && upload.since_success > patience).then(|| {
         let (files, since) = (facts.waiting, upload.since_success.as_secs());
         let oldest = oldest.as_secs();
-        format!("no file was uploaded for {since} s; {files} wait, the oldest for {oldest} s; see the log's last ERROR")
+        Fault::new(
+            format!("no file was uploaded for {since} s; {files} wait, the oldest for {oldest} s; see the log's last ERROR"),
+            format!("已有 {since} 秒没有文件上传成功；{files} 个文件等待中，最旧的已等待 {oldest} 秒；原因见日志中最后一条 ERROR"),
+        )
     })
 }
 
@@ -70,7 +94,7 @@ fn late(facts: &Facts, upload: Upload) -> Option<String> {
 pub fn text(checks: &[Check]) -> String {
     let line = |check: &Check| match &check.fault {
         None => format!("{}: ok\n", check.name),
-        Some(fault) => format!("{}: not ok: {fault}\n", check.name),
+        Some(fault) => format!("{}: not ok: {}\n", check.name, fault.en),
     };
     checks.iter().map(line).collect()
 }

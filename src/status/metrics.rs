@@ -94,7 +94,7 @@ pub fn page(stats: &Stats, moment: &Moment<'_>) -> String {
     let mut page = Page(String::with_capacity(16 << 10));
     process(&mut page, stats, moment);
     lines(&mut page, stats);
-    capture(&mut page, stats);
+    capture(&mut page, stats, moment.about);
     pipeline(&mut page, stats);
     spool(&mut page, stats, moment);
     upload(&mut page, stats);
@@ -154,7 +154,7 @@ fn lines(page: &mut Page, stats: &Stats) {
     );
 }
 
-fn capture(page: &mut Page, stats: &Stats) {
+fn capture(page: &mut Page, stats: &Stats, about: &About) {
     if let Some(capture) = stats.capture.get() {
         page.counter("capture_packets_total", "Packets that capture was given.", capture.seen.get());
         page.counter("capture_counted_packets_total", "Packets counted in flows.", capture.decoded.get());
@@ -174,6 +174,11 @@ fn capture(page: &mut Page, stats: &Stats) {
         );
     }
     let chain = &stats.chain;
+    if about.source == "pmacct" {
+        let up = [("pmacctd", &chain.exporter_up), ("nfacctd", &chain.collector_up)];
+        let up = up.map(|(child, number)| one("child", child, number.get()));
+        page.family(("gauge", "child_up"), "1 while the supervised daemon runs.", up);
+    }
     let restarts = [("pmacctd", &chain.exporter_restarts), ("nfacctd", &chain.collector_restarts)];
     let restarts = restarts.map(|(child, number)| one("child", child, number.get()));
     page.family(("counter", "child_restarts_total"), "Starts of a supervised daemon after its first.", restarts);
@@ -258,6 +263,16 @@ mod tests {
         stats.upload_durations.observe(Duration::from_millis(700));
         stats.capture.set(Arc::default()).unwrap();
         stats
+    }
+
+    #[test]
+    fn daemons_have_a_series_where_they_are_supervised() {
+        let (plain, stats) = (about(), full());
+        assert!(!page(&stats, &moment(&plain)).contains("child_up"));
+        let about = About { source: "pmacct", ..plain };
+        stats.chain.collector_up.set(1);
+        let text = page(&stats, &moment(&about));
+        assert!(text.contains("processor_child_up{child=\"pmacctd\"} 0\nprocessor_child_up{child=\"nfacctd\"} 1\n"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod crash;
 mod delivery;
 mod disk;
 mod hostile;
+mod packaging;
 mod pmacct;
 mod readme;
 mod run;

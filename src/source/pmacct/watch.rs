@@ -180,6 +180,7 @@ impl Turn<'_> {
             pid: u64::from(pid.unsigned_abs()),
         });
         self.groups[slot(daemon)] = Some(group);
+        self.is_up(daemon).set(1);
         self.started[slot(daemon)] = Instant::now();
         self.meters.retain(|(whose, _), _| *whose != daemon);
         if self.starts[slot(daemon)] > 0 {
@@ -195,6 +196,13 @@ impl Turn<'_> {
             let _ = self.at.lives.try_send(rows);
         }
         Ok(())
+    }
+
+    fn is_up(&self, daemon: Daemon) -> &Number {
+        match daemon {
+            Daemon::Collector => &self.at.chain.collector_up,
+            Daemon::Exporter => &self.at.chain.exporter_up,
+        }
     }
 
     /// Two collectors on one port share the records in silence, so the second one is not started.
@@ -237,6 +245,7 @@ impl Turn<'_> {
         self.listen_to(daemon);
         match reaped {
             Reaped::Core(status) => {
+                self.is_up(daemon).set(0);
                 let how = children::describe(status);
                 let was_asked = matches!(self.state.seat(daemon).life, Life::Asked { .. } | Life::Killed { .. });
                 self.at.log.event(if was_asked {
