@@ -323,10 +323,9 @@ impl Given {
             given.take(key, value, Origin::Line(entry.line));
         }
         for loose in text.loose.iter().filter(|loose| loose.text.to_ascii_lowercase().starts_with(pmacct::OURS)) {
-            let word = loose.text.split(|c: char| c == '=' || c.is_whitespace()).next().unwrap_or_default();
             given.problem(
                 &Origin::Line(loose.line),
-                &log::visible(word),
+                &log::visible(loose.word()),
                 "is not followed by a colon; write key: value".to_owned(),
             );
         }

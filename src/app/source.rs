@@ -54,9 +54,14 @@ fn plan(config: &Config) -> Result<pmacct::Plan, pmacct::PlanError> {
         value: entry.value.clone(),
         line: u32::try_from(entry.line).unwrap_or(u32::MAX),
     };
+    let loose = |loose: &crate::config::pmacct::Loose| pmacct::conf::Loose {
+        line: u32::try_from(loose.line).unwrap_or(u32::MAX),
+        word: loose.word().to_owned(),
+    };
     pmacct::Plan::new(pmacct::Options {
         config_path: config.path.clone(),
         entries: config.text.foreign().map(entry).collect(),
+        loose: config.text.loose.iter().map(loose).collect(),
         pmacctd_path: config.programs.pmacctd.clone(),
         nfacctd_path: config.programs.nfacctd.clone(),
         // The lock on the data directory makes it ours alone.

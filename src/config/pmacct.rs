@@ -38,6 +38,13 @@ pub struct Loose {
     pub text: String,
 }
 
+impl Loose {
+    /// What the line begins with: most likely the key.
+    pub fn word(&self) -> &str {
+        self.text.split(|c: char| c == '=' || c.is_whitespace()).next().unwrap_or_default()
+    }
+}
+
 /// A whole file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Text {

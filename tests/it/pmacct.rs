@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use processor::log::{Event, Log, Memory};
 use processor::shutdown::{Reason, Shutdown};
-use processor::source::pmacct::conf::Entry;
+use processor::source::pmacct::conf::{Entry, Loose};
 use processor::source::pmacct::{Options, Plan, PlanError, Pmacct};
 use processor::source::{Sink, Source, SourceEnd, SourceError, Stopped};
 use processor::stats::Stats;
@@ -50,10 +50,17 @@ fn entries(text: &str) -> Vec<Entry> {
     lines.filter_map(entry).collect()
 }
 
+/// The lines that are none.
+fn loose(text: &str) -> Vec<Loose> {
+    let lines = text.lines().zip(1..).filter(|(line, _)| !line.is_empty() && !line.contains(':'));
+    lines.map(|(line, number)| Loose { line: number, word: line.to_owned() }).collect()
+}
+
 fn options(conf: &str, run_dir: PathBuf) -> Options {
     Options {
         config_path: "pmacct.conf".into(),
         entries: entries(conf),
+        loose: loose(conf),
         pmacctd_path: None,
         nfacctd_path: None,
         run_dir,
@@ -472,6 +479,7 @@ fn a_configuration_that_cannot_work_is_refused_before_the_start() {
         ("nfacctd_port: 9996", "nfprobe_receiver: pmacctd would send to 127.0.0.1:9995"),
         ("print_output: table", "print_output: with 'table' the rows are not CSV"),
         ("pre_tag_map: /a[b", "'[' and ']' must pair"),
+        ("nfacctd_time_new", "pmacct.conf:12: nfacctd_time_new: a line without ':', on which pmacct ends"),
     ] {
         let conf = format!("{CONF}{line}\n");
         let error = Plan::new(options(&conf, "/nowhere".into())).unwrap_err();

@@ -29,6 +29,15 @@ pub struct Entry {
     pub line: u32,
 }
 
+/// A line of the operator's file that is neither a comment nor `key: value`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loose {
+    /// Line in the operator's file, from 1.
+    pub line: u32,
+    /// Its first word. The rest may be a password of pmacct's own.
+    pub word: String,
+}
+
 /// The two files, and what is to be said about them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Split {
@@ -163,6 +172,8 @@ pub struct Finding {
 pub enum Fault {
     /// pmacct has no comments behind a value; it takes the whole rest of the line.
     CommentBehindValue,
+    /// A line without a colon ends the daemons.
+    NoColon,
     /// Brackets that do not pair end the daemon.
     UnbalancedBracket,
     /// A line longer than pmacct's line buffer, in bytes.
@@ -199,6 +210,7 @@ impl fmt::Display for Finding {
             Fault::CommentBehindValue => {
                 f.write_str("pmacct takes a comment behind a value as part of the value; put it on a line of its own")
             }
+            Fault::NoColon => f.write_str("a line without ':', on which pmacct ends; write key: value"),
             Fault::UnbalancedBracket => f.write_str("'[' and ']' must pair, anywhere in a line, or pmacct ends"),
             Fault::LineTooLong(len) => write!(f, "the line has {len} bytes; pmacct reads {MAX_LINE_BYTES} at most"),
             Fault::LineTooFar => write!(f, "pmacct reads only the first {MAX_LINES} lines of a file"),
@@ -298,8 +310,8 @@ fn owner(key: &str) -> Owner {
 /// Tries a packet filter: libpcap's complaint, or nothing when it compiles.
 pub type TryFilter<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Splits the operator's file. `run_dir` is where the print plugin's lock will lie.
-pub fn split(entries: &[Entry], run_dir: &Path, try_filter: TryFilter<'_>) -> Split {
+/// Splits the operator's file. `run_dir` is where the print plugin's lock will lie. `loose` are in neither file.
+pub fn split(entries: &[Entry], loose: &[Loose], run_dir: &Path, try_filter: TryFilter<'_>) -> Split {
     let plugins = Plugins::read(entries);
     let mut made = Maker {
         entries,
@@ -313,6 +325,12 @@ pub fn split(entries: &[Entry], run_dir: &Path, try_filter: TryFilter<'_>) -> Sp
     made.force();
     let listen = made.join_ends();
     made.lint(try_filter);
+    made.findings.extend(loose.iter().map(|loose| Finding {
+        gravity: Gravity::Fatal,
+        line: Some(loose.line),
+        key: loose.word.clone(),
+        what: Fault::NoColon,
+    }));
     made.changes.sort_by_key(|change| match change {
         Change::LeftOut { line, .. } | Change::Replaced { line, .. } => *line,
         Change::Added { .. } => u32::MAX,
@@ -693,7 +711,7 @@ mod tests {
     }
 
     fn split_text(text: &str) -> Split {
-        split(&entries(text), Path::new("/run/p"), &|_| None)
+        split(&entries(text), &[], Path::new("/run/p"), &|_| None)
     }
 
     fn faults(text: &str) -> Vec<(Option<u32>, Gravity, Fault)> {
@@ -874,7 +892,7 @@ nfacctd_ip: 127.0.0.1
     #[test]
     fn a_filter_is_tried() {
         let entries = entries("pcap_interface: e\naggregate: none\npcap_filter: ip andd\n");
-        let made = split(&entries, Path::new("/r"), &|filter| (filter == "ip andd").then(|| "syntax error".to_owned()));
+        let made = split(&entries, &[], Path::new("/r"), &|filter| (filter == "ip andd").then(|| "syntax error".to_owned()));
         assert_eq!(made.findings[0].what, Fault::BadFilter("syntax error".into()));
         assert!(made.is_fatal());
     }
@@ -887,7 +905,7 @@ nfacctd_ip: 127.0.0.1
                 .zip(1..)
                 .map(|((key, value), line)| Entry { key, name: None, value: value.trim().to_owned(), line: line * 2 })
                 .collect();
-            let split = split(&entries, Path::new("/r"), &|_| None);
+            let split = split(&entries, &[], Path::new("/r"), &|_| None);
             for (text, line) in Daemon::BOTH.iter().flat_map(|daemon| split.text(*daemon).lines().zip(1u32..)) {
                 match entries.iter().find(|entry| entry.line == line) {
                     Some(entry) => {

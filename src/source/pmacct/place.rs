@@ -141,7 +141,7 @@ mod tests {
         let path = parent.path().join("run");
         DirBuilder::new().mode(0o755).create(&path).unwrap();
         fs::write(path.join("nfacctd.conf"), "old").unwrap();
-        let split = split(&[], &path, &|_| None);
+        let split = split(&[], &[], &path, &|_| None);
         let place = Place::make(&path, &split).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!(mode(&path), 0o700);
@@ -158,7 +158,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("run");
         std::os::unix::fs::symlink(parent.path(), &path).unwrap();
-        let error = Place::make(&path, &split(&[], &path, &|_| None)).unwrap_err();
+        let error = Place::make(&path, &split(&[], &[], &path, &|_| None)).unwrap_err();
         assert!(error.to_string().starts_with("using "), "{error}");
     }
 
