@@ -9,6 +9,8 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
+# The commit that `processor --version` names: docker build --build-arg PROCESSOR_COMMIT="$(git rev-parse --short=12 HEAD)" ...
+ARG PROCESSOR_COMMIT
 RUN cargo build --release --locked --bin processor && strip --strip-debug target/release/processor
 
 FROM debian:trixie-slim

@@ -108,6 +108,16 @@ pub struct Counters {
     pub uploaded_bytes: u64,
     /// Attempts to upload that failed.
     pub upload_failures: u64,
+    /// Packets that the capture got.
+    pub captured_packets: u64,
+    /// Packets that the kernel dropped before the capture.
+    pub capture_drops: u64,
+    /// Datagrams of flow records that the kernel dropped before `nfacctd`.
+    pub datagram_drops: u64,
+    /// Gaps in the sequence of the flow records.
+    pub sequence_gaps: u64,
+    /// Windows that `nfacctd` threw away.
+    pub lost_windows: u64,
 }
 
 impl Counters {
@@ -115,6 +125,7 @@ impl Counters {
     /// read.
     pub fn of(stats: &Stats) -> Self {
         let (packets, bytes) = (stats.written.packets.get(), stats.written.octets.get());
+        let (chain, capture) = (&stats.chain, stats.capture.get());
         Self {
             packets,
             bytes,
@@ -128,6 +139,11 @@ impl Counters {
             uploaded_files: stats.uploaded_files.get(),
             uploaded_bytes: stats.uploaded_bytes.get(),
             upload_failures: stats.upload_failures.get(),
+            captured_packets: chain.captured_packets.get() + capture.map_or(0, |capture| capture.seen.get()),
+            capture_drops: chain.capture_drops.get() + capture.map_or(0, |capture| capture.dropped_by_kernel.get()),
+            datagram_drops: chain.datagram_drops.get(),
+            sequence_gaps: chain.sequence_gaps.get(),
+            lost_windows: chain.windows_lost.get(),
         }
     }
 }
@@ -195,6 +211,11 @@ impl Report {
             ("uploadedFiles", now.uploaded_files),
             ("uploadedBytes", now.uploaded_bytes),
             ("uploadFailures", now.upload_failures),
+            ("capturedPackets", now.captured_packets),
+            ("captureDrops", now.capture_drops),
+            ("datagramDrops", now.datagram_drops),
+            ("sequenceGaps", now.sequence_gaps),
+            ("lostWindows", now.lost_windows),
         ];
         members.extend(ours.map(|(name, number)| format!(r#""{name}":{number}"#)));
         format!("{{{}}}", members.join(","))

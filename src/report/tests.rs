@@ -20,6 +20,11 @@ fn counters(factor: u64) -> Counters {
         uploaded_files: 5 * factor,
         uploaded_bytes: 6000 * factor,
         upload_failures: 7 * factor,
+        captured_packets: 1010 * factor,
+        capture_drops: 8 * factor,
+        datagram_drops: 9 * factor,
+        sequence_gaps: 4 * factor,
+        lost_windows: factor,
     }
 }
 

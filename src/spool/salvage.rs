@@ -391,6 +391,19 @@ mod tests {
     }
 
     #[test]
+    fn cut_anywhere_in_a_large_file_every_complete_piece_is_there() {
+        let batches: Vec<_> = (0..40).map(|i| rows(i * 700, 700)).collect();
+        let len = our_file(&batches, Level::Auto).0.len();
+        // scripts/torture asks for ten times as many.
+        let cuts = if std::env::var_os("PROCESSOR_TORTURE").is_some() { 1000 } else { 100 };
+        check_cut_everywhere(&batches, Level::Auto, len / cuts);
+        eprintln!(
+            "TORTURE | salvage | a small `.part` cut at every byte, one of {len} bytes at {cuts} places, each also with 1 and \
+             4,096 zeros behind | every complete piece, always |"
+        );
+    }
+
+    #[test]
     fn a_complete_file_that_was_only_not_renamed_stays_as_it_is() {
         let batches = [rows(0, 100), rows(100, 100)];
         let (mut bytes, _) = our_file(&batches, Level::Zlib(6));

@@ -5,6 +5,7 @@
 //! that earlier lives can leave. The oracle is an inflater that knows nothing of pieces: what it reads from the torn
 //! file before the recovery must come out of it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::os::unix::process::ExitStatusExt;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use crate::support::account::{is_the_beginning, noisy_rows, numbers, on_disk, rows, spooled};
 use crate::support::run::{Live, Probe, names, sealed, unpack_bytes};
 use crate::support::scripted_ftp::ScriptedFtp;
-use crate::support::torture::{Tally, in_parallel, points, report};
+use crate::support::torture::{Tally, in_parallel, is_long, points, report};
 use crate::support::trace::{self, CHANGING, SENDING};
 
 /// Files that a run makes, and pieces in each.
@@ -108,8 +109,60 @@ fn was_killed(status: std::process::ExitStatus) -> bool {
     status.signal() == Some(9) || status.code() == Some(128 + 9)
 }
 
+/// Where the kills fell.
+#[derive(Default)]
+struct Hits {
+    /// By call, and by call in a recovery.
+    calls: Tally,
+    /// Each call with its number.
+    places: Tally,
+    /// The same, in a recovery.
+    recovery: Tally,
+    /// The command that the server had last heard.
+    commands: Tally,
+}
+
+impl Hits {
+    /// Says how much of what a run and its recovery do was hit. The places are those of one recorded run; a later run may make
+    /// a call more or less, so that not every place can be reached in every run.
+    fn report(&self, run: &[Point], recovery: &[Point], commands: usize) {
+        let kinds = |points: &[Point]| points.iter().map(|point| &point.call).collect::<BTreeSet<_>>().len();
+        let of = |hit: usize, all: usize| format!("{hit} of {all}");
+        let heard = self.commands.names();
+        let heard = if commands == 0 {
+            String::new()
+        } else {
+            format!("; {} FTP commands ({heard})", of(self.commands.kinds(), commands))
+        };
+        let figure = format!(
+            "{} kinds of call and {} places of a run, {} places of a recovery{heard}",
+            of(kinds(&reached(run, &self.places)), kinds(run)),
+            of(reached(run, &self.places).len(), run.len()),
+            of(reached(recovery, &self.recovery).len(), recovery.len())
+        );
+        report("coverage of the kills", "of all calls that an undisturbed run makes", &figure);
+    }
+}
+
+/// Those of `points` at which a kill fell.
+fn reached(points: &[Point], hits: &Tally) -> Vec<Point> {
+    let names = format!(" {} ", hits.names());
+    points.iter().filter(|point| names.contains(&format!(" {} ", point.name()))).cloned().collect()
+}
+
+impl Point {
+    fn name(&self) -> String {
+        format!("{}#{}", self.call, self.n)
+    }
+}
+
+/// The word that begins a command.
+fn verb(command: &str) -> String {
+    command.split(' ').next().unwrap_or_default().to_owned()
+}
+
 /// Runs, is killed at `point`, is perhaps killed again in its recovery, recovers, and is checked.
-fn kill_and_recover(point: &Point, again: Option<&Point>, uploads: bool, tally: &Tally) {
+fn kill_and_recover(point: &Point, again: Option<&Point>, uploads: bool, hits: &Hits) {
     let server = uploads.then(ScriptedFtp::start);
     let mut probe = probe();
     if let Some(server) = &server {
@@ -120,7 +173,11 @@ fn kill_and_recover(point: &Point, again: Option<&Point>, uploads: bool, tally: 
     let ended = live.end();
     let what = format!("{point:?}, then {again:?}");
     if was_killed(ended.status) {
-        tally.add(&point.call);
+        hits.calls.add(&point.call);
+        hits.places.add(&point.name());
+        if let Some(last) = server.as_ref().and_then(|server| server.commands().pop()) {
+            hits.commands.add(&verb(&last));
+        }
     } else {
         assert_eq!(ended.code(), 0, "{what}\n{}", ended.log);
     }
@@ -128,7 +185,8 @@ fn kill_and_recover(point: &Point, again: Option<&Point>, uploads: bool, tally: 
     if let Some(again) = again {
         let ended = probe.start_under(&trace::kill_at(&again.call, again.n)).end();
         if was_killed(ended.status) {
-            tally.add(&format!("{} in recovery", again.call));
+            hits.calls.add(&format!("{} in recovery", again.call));
+            hits.recovery.add(&again.name());
         }
         before.extend(known(&probe, server.as_ref()));
     }
@@ -137,8 +195,8 @@ fn kill_and_recover(point: &Point, again: Option<&Point>, uploads: bool, tally: 
     check(&probe, &before, server.as_ref(), &what);
 }
 
-/// Records an undisturbed run and the recovery from a killed one.
-fn record(uploads: bool) -> (Vec<Point>, Vec<Point>) {
+/// Records an undisturbed run and the recovery from a killed one, and how many kinds of command the server heard.
+fn record(uploads: bool) -> (Vec<Point>, Vec<Point>, usize) {
     let server = uploads.then(ScriptedFtp::start);
     let mut probe = probe();
     let mut calls = CHANGING.to_vec();
@@ -166,44 +224,78 @@ fn record(uploads: bool) -> (Vec<Point>, Vec<Point>) {
     live.end();
     probe.start_under(&trace::record(&calls, &log)).end().expect(0);
     let recovery = every_point(&log).into_iter().filter(|point| point.call != "openat").collect();
-    (run, recovery)
+    let commands = server.iter().flat_map(ScriptedFtp::commands).map(|command| verb(&command)).collect::<BTreeSet<_>>();
+    (run, recovery, commands.len())
 }
 
 #[test]
 fn killed_at_every_call_of_a_run_and_of_its_recovery() {
     trace::require();
-    let tally = Tally::default();
-    let (run, recovery) = record(false);
+    let hits = Hits::default();
+    let (run, recovery, _) = record(false);
     // openat is counted by the thousand in the dynamic linker's and the time zone's share; a sample of it is enough.
     let (opens, run): (Vec<_>, Vec<_>) = run.into_iter().partition(|point| point.call == "openat");
-    let mut first = if crate::support::torture::is_long() { some(&run, 1200) } else { run };
+    let mut first = if is_long() { some(&run, run.len().max(1200)) } else { run.clone() };
     first.extend(some(&opens, points(10, 60)));
-    let seconds = some(&recovery, first.len());
-    let pairs: Vec<_> = first.into_iter().zip(seconds).enumerate().collect();
-    in_parallel(&pairs, AT_ONCE, |(i, (point, again))| {
-        kill_and_recover(point, (i % 2 == 0).then_some(again), false, &tally);
-    });
-    assert!(tally.total() >= points(100, 1500), "too few points: {}", tally.text());
-    let figure = format!("{} points, 0 violations ({})", tally.total(), tally.text());
+    kill_all(&first, &recovery, false, &hits);
+    assert!(hits.calls.total() >= points(100, 1500), "too few points: {}", hits.calls.text());
+    let figure = format!("{} points, 0 violations ({})", hits.calls.total(), hits.calls.text());
     report("`kill -9` at any instant", "SIGKILL at every Nth call, and again in the recovery", &figure);
+    hits.report(&run, &recovery, 0);
 }
 
 #[test]
 fn killed_at_every_call_of_a_run_that_uploads() {
     trace::require();
-    let tally = Tally::default();
-    let (run, recovery) = record(true);
-    let (opens, run): (Vec<_>, Vec<_>) = run.into_iter().partition(|point| point.call == "openat");
-    drop(opens);
-    let first = if crate::support::torture::is_long() { some(&run, 1200) } else { some(&run, 130) };
-    let seconds = some(&recovery, first.len());
-    let pairs: Vec<_> = first.into_iter().zip(seconds).enumerate().collect();
-    in_parallel(&pairs, AT_ONCE, |(i, (point, again))| {
-        kill_and_recover(point, (i % 2 == 0).then_some(again), true, &tally);
-    });
-    assert!(tally.total() >= points(100, 1200), "too few points: {}", tally.text());
-    let figure = format!("{} points, 0 violations ({})", tally.total(), tally.text());
+    let hits = Hits::default();
+    let (run, recovery, commands) = record(true);
+    let run: Vec<_> = run.into_iter().filter(|point| point.call != "openat").collect();
+    let first = some(&run, if is_long() { run.len().max(1200) } else { 130 });
+    kill_all(&first, &recovery, true, &hits);
+    assert!(hits.calls.total() >= points(100, 1200), "too few points: {}", hits.calls.text());
+    let figure = format!("{} points, 0 violations ({})", hits.calls.total(), hits.calls.text());
     report("`kill -9` at any instant", "the same while it uploads, every Nth FTP command included", &figure);
+    hits.report(&run, &recovery, commands);
+}
+
+/// Kills at each of `first`, and after every other one again in the recovery.
+fn kill_all(first: &[Point], recovery: &[Point], uploads: bool, hits: &Hits) {
+    let seconds = some(recovery, first.len());
+    let pairs: Vec<_> = first.iter().zip(seconds).enumerate().collect();
+    in_parallel(&pairs, AT_ONCE, |(i, (point, again))| {
+        // Every one in the long form, where the recovery's places are fewer than the pairs.
+        kill_and_recover(point, (is_long() || i % 2 == 0).then_some(again), uploads, hits);
+    });
+}
+
+/// Where a file system has no rename that refuses to replace, a file is sealed by a second name; killed between the two steps it
+/// has both, and is one file.
+#[test]
+fn killed_between_the_two_names_of_a_file_nothing_is_doubled() {
+    trace::require();
+    let tally = Tally::default();
+    let removals: Vec<usize> = (1..=8).collect();
+    in_parallel(&removals, AT_ONCE, |n| {
+        let probe = probe();
+        let mut live = probe.start_under(&trace::only_links(*n));
+        feed(&mut live, PIECE_PAUSE);
+        let killed = was_killed(live.end().status);
+        let left = names(probe.data());
+        if left.iter().any(|name| left.contains(&name.replace(".part", ".csv.gz")) && name.ends_with(".part")) {
+            assert!(killed);
+            tally.add("two names");
+        }
+        let before = on_disk(probe.data()).into_iter().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>();
+        // The recovery meets the same file system.
+        probe.start_under(&trace::only_links(1000)).end().expect(0);
+        check(&probe, &before, None, &format!("removal {n}"));
+    });
+    assert!(tally.total() >= 1, "no kill fell between the two names");
+    report(
+        "sealing by a link",
+        "SIGKILL at every removal of a name, no renameat2",
+        &format!("{} kills with two names, 0 doubled", tally.total()),
+    );
 }
 
 /// A gzip file as another program leaves it when it is killed: flushed here and there, no end.

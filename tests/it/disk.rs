@@ -120,6 +120,41 @@ fn a_read_only_disk_is_said() {
     report("read-only disk", "remount,ro before the start, then rw", "said, exit 1, then goes on");
 }
 
+/// The kernel finds an error in the file system and remounts it read-only under the running program, as it does on worn-out
+/// disks. Nothing can be written any more, and that is said; what was flushed is there when the disk is mounted again.
+#[test]
+fn a_disk_that_becomes_read_only_is_said_and_costs_nothing_that_was_flushed() {
+    let island = Island::on_loop(Kind::Ext4);
+    island.sh(&format!("mount -o remount,errors=remount-ro {}", island.mounted().display()));
+    let probe = Probe::new().data_dir(island.path().join("data"));
+    let mut live = probe.start();
+    live.feed(&rows(0..200));
+    wait_until("the rows are on the disk", || on_disk(probe.data()).len() == 200);
+    island.sh("for _ in $(seq 3); do sync; done");
+    island.sh(&format!(
+        "echo broken on purpose > /sys/fs/ext4/$(basename $(findmnt -no SOURCE {}))/trigger_fs_error",
+        island.mounted().display()
+    ));
+    live.feed(&rows(200..400));
+    live.wait_for("spool_write_failed");
+    assert!(live.is_running(), "it goes on trying");
+    live.signal(rustix::process::Signal::TERM);
+    let ended = live.wait();
+    assert!(ended.code() != 0 && ended.log.contains("Read-only file system"), "{}", ended.log);
+    island.unmount();
+    island.mount();
+    probe.run(&rows(400..410)).expect(0);
+    let found = spooled(probe.data());
+    let kept = u64::try_from(found.len()).unwrap() - 10;
+    assert_eq!(found, (0..kept).chain(400..410).collect::<Vec<_>>());
+    assert!(kept >= 200, "{kept} of the 200 rows that were flushed before");
+    report(
+        "read-only disk",
+        "an ext4 error remounts it read-only under the run",
+        "said, exit 1; all that was flushed is there",
+    );
+}
+
 /// Calls of the spool's way, and what they fail with.
 const FAULTS: &[(&str, &[&str])] = &[
     ("pwrite64", &["ENOSPC", "EIO", "EROFS"]),

@@ -11,6 +11,7 @@ mod disk;
 mod hostile;
 mod packaging;
 mod pmacct;
+mod pmacct_chain;
 mod readme;
 mod run;
 mod soak;

@@ -4,7 +4,6 @@
 //! daemons, plugins and writers are killed, interfaces vanish and readers stand still.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +19,7 @@ use processor::source::{Sink, Source, SourceEnd, SourceError, Stopped};
 use processor::stats::Stats;
 use processor::supervise::Limits;
 
-use crate::support::netns::{self, Namespace, Sent, Traffic};
+use crate::support::netns::{self, Namespace, Sent, Traffic, sums};
 
 const NEEDED: &[&str] = &["ip", "sysctl", "pmacctd", "nfacctd"];
 /// Nothing that these tests wait for takes longer; a test that hangs fails.
@@ -103,21 +102,7 @@ impl Sink for Rows {
 impl Rows {
     /// The sums of the last two columns, by which every packet is accounted for.
     fn sums(&self) -> Sent {
-        let bytes = self.bytes.lock().unwrap();
-        let mut sums = Sent::default();
-        let columns =
-            "SRC_IP,DST_IP,SRC_PORT,DST_PORT,TCP_FLAGS,PROTOCOL,TOS,TIMESTAMP_MIN,TIMESTAMP_MAX,PACKETS,BYTES";
-        for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let line = std::str::from_utf8(line).unwrap();
-            if line == columns {
-                continue;
-            }
-            let fields: Vec<&str> = line.split(',').collect();
-            assert_eq!(fields.len(), 11, "a torn row: {line}");
-            sums += Sent { packets: fields[9].parse().unwrap(), bytes: fields[10].parse().unwrap() };
-        }
-        assert!(bytes.is_empty() || bytes.ends_with(b"\n"));
-        sums
+        sums(&self.bytes.lock().unwrap())
     }
 }
 
@@ -165,6 +150,17 @@ impl Chain {
             }
             assert!(Instant::now() < end, "no sign of {what}; {:#?}", self.seen);
             thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until two windows in a row are empty: flows that were sent together expire within one window of each other, so
+    /// nothing of them is under way any more.
+    fn wait_for_silence(&mut self) {
+        self.rest();
+        let mut empty = 0;
+        while empty < 2 {
+            let window = self.wait_for("the end of a window", |event| says(event, "Purging cache - END"));
+            empty = if says(&window, "QN: 0/0") { empty + 1 } else { 0 };
         }
     }
 
@@ -276,25 +272,6 @@ fn every_packet_arrives_and_an_idle_chain_ends_at_once() {
     assert!(!chain.rest().iter().any(|event| matches!(event, Event::DaemonKilled { .. } | Event::DaemonDied { .. })));
 }
 
-/// The proof in full length: 9,000 packets a second for two minutes, of which the daemons run by hand lose three in a hundred.
-#[test]
-fn nine_thousand_packets_a_second_arrive_to_the_last() {
-    if std::env::var_os("PROCESSOR_LONG").is_none() || !netns::available(NEEDED) {
-        return;
-    }
-    let namespace = Namespace::new();
-    // As operators write it: a minute's windows, so that records come in bursts.
-    let conf = CONF.replace("udp=2:expint=1", "udp=30:expint=60").replace("refresh_time: 2", "refresh_time: 60");
-    let mut chain = Chain::start(&namespace, &conf);
-    chain.wait_until_up();
-    let sent = namespace.send(Traffic { packets: 1_080_000, flows: 20_000, rate: 9_000 });
-    // What is still in the capture's buffer is read within a second.
-    thread::sleep(Duration::from_secs(3));
-    assert_eq!(chain.stop().unwrap(), SourceEnd::Stopped);
-    eprintln!("sent {sent:?}\nrows {:?}\n{:?}", chain.rows.sums(), chain.stats.chain);
-    assert_eq!(chain.rows.sums(), sent);
-}
-
 /// What `pmacctd` had captured when it was stopped is in the rows, though all of it was still in its table. It goes on reading
 /// the interface for two seconds without counting it to any flow; that traffic came after the stop.
 #[test]
@@ -352,7 +329,7 @@ fn each_process_may_be_killed_and_the_chain_comes_back() {
         let rows = chain.stats.chain.rows_printed.get();
         namespace.send(Traffic { packets: 600, flows: 600, rate: 2000 });
         wait_until("rows again", || chain.stats.chain.rows_printed.get() > rows);
-        thread::sleep(Duration::from_secs(5));
+        chain.wait_for_silence();
         arrives_whole(&namespace, &mut chain, victim);
     }
     assert_eq!((chain.stats.chain.exporter_restarts.get(), chain.stats.chain.collector_restarts.get()), (2, 2));
@@ -377,7 +354,7 @@ fn a_killed_writer_costs_its_window_only() {
     kill(member(collector, "Writer").unwrap());
     chain.rows.stands_still.store(false, Ordering::Relaxed);
     wait_until("the other writers", || member(collector, "Writer").is_none());
-    thread::sleep(Duration::from_secs(5));
+    chain.wait_for_silence();
     chain.rows.bytes.lock().unwrap().clear();
     arrives_whole(&namespace, &mut chain, "a writer");
     assert_eq!(chain.stop().unwrap(), SourceEnd::Stopped);
@@ -403,8 +380,12 @@ fn a_reader_that_stands_still_for_a_while_loses_nothing() {
     chain.rows.stands_still.store(true, Ordering::Relaxed);
     sent += namespace.send(Traffic { packets: 30_000, flows: 30_000, rate: 15_000 });
     wait_until("the last packet", || chain.stats.chain.captured_packets.get() == sent.packets);
-    // The count runs ahead of what pmacctd has read by the time-out of its capture, a second.
-    thread::sleep(Duration::from_secs(2));
+    // The count runs ahead of what pmacctd has read. It answers between two reads, so the second answer from now comes after
+    // the read that took the last packet.
+    chain.rest();
+    for _ in 0..2 {
+        chain.wait_for("an answer to SIGUSR1", |event| says(event, "received_packets="));
+    }
     chain.stop.trip(Reason::Signal(15));
     chain.wait_for("the end of pmacctd", |event| matches!(event, Event::Trace { text, .. } if text == "ended: exit 0"));
     chain.rows.stands_still.store(false, Ordering::Relaxed);
@@ -559,64 +540,6 @@ fn write_capture(path: &Path, packets: u32, flows: u32) -> Sent {
 
 fn libc_time(seconds: i64) -> libc::timeval {
     libc::timeval { tv_sec: seconds, tv_usec: 0 }
-}
-
-/// Runs the source until it is killed: the other half of the test below, in a process of its own.
-#[test]
-#[ignore = "started by kill_nine_leaves_no_process"]
-fn as_a_process_of_its_own() {
-    let Some(dir) = std::env::var_os("PMACCT_TEST_DIR") else { return };
-    let plan = Plan::new(options(CONF, PathBuf::from(dir).join("run"))).unwrap();
-    let (log, events) = Log::memory();
-    let source = Box::new(Pmacct::new(plan, log, Arc::default()));
-    thread::spawn(move || {
-        loop {
-            for event in events.take() {
-                if let Event::DaemonStarted { pid, .. } = event {
-                    println!("pid {pid}");
-                }
-                if says(&event, "Exporting flows to") {
-                    println!("up");
-                }
-                std::io::stdout().flush().unwrap();
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-    });
-    let _ = source.run(&mut Rows::default(), &Shutdown::new().unwrap());
-}
-
-#[test]
-fn kill_nine_leaves_no_process() {
-    use std::io::BufRead as _;
-    if !netns::available(NEEDED) {
-        return;
-    }
-    let namespace = Namespace::new();
-    let dir = tempfile::tempdir().unwrap();
-    let mut us = Command::new("ip")
-        .args(["netns", "exec", &namespace.name])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "pmacct::as_a_process_of_its_own", "--ignored", "--nocapture"])
-        .env("PMACCT_TEST_DIR", dir.path())
-        .env("PROCESSOR_FTP_PASS", "secret")
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = std::io::BufReader::new(us.stdout.take().unwrap()).lines().map(Result::unwrap);
-    let said: Vec<String> = lines.take_while(|line| line != "up").collect();
-    let pids: Vec<i32> = said.iter().filter_map(|line| line.strip_prefix("pid ")?.parse().ok()).collect();
-    assert_eq!(pids.len(), 2, "{said:?}");
-    for pid in &pids {
-        assert!(group(*pid).len() >= 2, "a core and its plugin: {:?}", group(*pid));
-        for (member, title) in group(*pid) {
-            let environment = fs::read(format!("/proc/{member}/environ")).unwrap();
-            assert!(!String::from_utf8_lossy(&environment).contains("secret"), "{title}");
-        }
-    }
-    us.kill().unwrap();
-    us.wait().unwrap();
-    wait_until("the end of both groups", || pids.iter().all(|pid| group(*pid).is_empty()));
 }
 
 /// Sends a little and waits until just that is in the rows.

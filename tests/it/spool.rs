@@ -205,6 +205,7 @@ fn what_others_put_there_is_passed_over() {
     assert_eq!(ended.number("finished", "lines_rejected"), 1);
     let delivered = server.names();
     assert_eq!(delivered.len(), 1, "only its own file is sent: {delivered:?}");
+    report("nothing of others", "FIFOs, directories, links, foreign files with our names, mode 777", "untouched, said");
     assert_eq!(numbers(&unpack_bytes(&server.file(&delivered[0]).unwrap()).unwrap()), [0, 1]);
 }
 

@@ -522,6 +522,8 @@ impl Maker<'_> {
         self.add_unless_set(collector, "print_output", "csv".into());
         self.add_unless_set(collector, "print_output_lock_file", lock);
         self.add_unless_set(collector, "nfacctd_pipe_size", COLLECTOR_SOCKET_BYTES.to_string());
+        // Without its checks nfacctd counts no gap in the exporter's sequence.
+        self.add_unless_set(collector, "nfacctd_disable_checks", "false".into());
         // No nfacctd_templates_file, although it would spare the first records after a restart: 1.7.7 writes beyond its own memory
         // with it and dies of that when the path has an unlucky length (19 bytes, for one), taking all rows along.
     }
@@ -772,6 +774,7 @@ plugin_pipe_zmq: true
 plugin_pipe_size: 104857600
 print_output_lock_file: /run/p/print.lock
 nfacctd_pipe_size: 4194304
+nfacctd_disable_checks: false
 nfacctd_ip: 127.0.0.1
 ";
         assert_eq!(split.exporter, exporter);
@@ -793,6 +796,7 @@ nfacctd_ip: 127.0.0.1
             "pmacctd: added plugin_pipe_size: 104857600",
             "nfacctd: added print_output_lock_file: /run/p/print.lock",
             "nfacctd: added nfacctd_pipe_size: 4194304",
+            "nfacctd: added nfacctd_disable_checks: false",
             "nfacctd: added nfacctd_ip: 127.0.0.1",
         ];
         assert_eq!(said, expected);
@@ -892,7 +896,8 @@ nfacctd_ip: 127.0.0.1
     #[test]
     fn a_filter_is_tried() {
         let entries = entries("pcap_interface: e\naggregate: none\npcap_filter: ip andd\n");
-        let made = split(&entries, &[], Path::new("/r"), &|filter| (filter == "ip andd").then(|| "syntax error".to_owned()));
+        let made =
+            split(&entries, &[], Path::new("/r"), &|filter| (filter == "ip andd").then(|| "syntax error".to_owned()));
         assert_eq!(made.findings[0].what, Fault::BadFilter("syntax error".into()));
         assert!(made.is_fatal());
     }

@@ -100,6 +100,8 @@ pub enum Meaning<'a> {
     },
     /// `nfacctd`'s count of datagrams that it could not use since its start.
     Discarded(u64),
+    /// The exporter's plugin sends all that it holds and ends.
+    Flushing,
     /// A writer has finished a window of this many rows, of so many that it should have printed.
     Printed {
         /// Rows written, by the writer's own account.
@@ -151,9 +153,13 @@ fn speaker(rest: &str) -> (&str, &str) {
         .map_or(("", rest), |(who, text)| (who.trim(), text))
 }
 
-/// Lines without news: frames round the statistics, the options of the build, an empty or finished window.
+/// Lines without news: frames round the statistics, the options of the build, an empty or finished window, and each gap in
+/// the sequence, which the statistics count.
 fn is_chatter(text: &str) -> bool {
-    matches!(text, "+++" | "---" | "") || text.trim_start().starts_with("'--") || text.starts_with("*** Purging cache")
+    let starts = ["*** Purging cache", "expecting flow '"];
+    matches!(text, "+++" | "---" | "")
+        || text.trim_start().starts_with("'--")
+        || starts.iter().any(|start| text.starts_with(start))
 }
 
 fn meaning_of(text: &str) -> Meaning<'_> {
@@ -171,6 +177,7 @@ const PHRASES: &[(&str, Meaning<'static>)] = &[
     ("Maximum number of writer processes reached", Meaning::WritersExhausted),
     ("issing data detected", Meaning::MissingData),
     ("going on without a filter", Meaning::FilterIgnored),
+    ("Shutting down on user request", Meaning::Flushing),
     ("has become unavailable", Meaning::InterfaceGone),
     ("connection lost to '", Meaning::PluginLost),
     ("Unknown plugin type", Meaning::NoPrinter),
@@ -331,6 +338,7 @@ mod tests {
             "INFO ( default_print/print ): *** Purging cache - START (PID: 10701) ***",
             "INFO ( default_print/print ): *** Purging cache - END (PID: 10701, QN: 0/0, ET: X) ***",
             "NOTICE ( default/core ): +++",
+            "INFO ( default/core ): expecting flow '1274' but received '20002' collector=127.0.0.1:9995 agent=127.0.0.1:0",
             "INFO ( default/core ):  '--build=x86_64-linux-gnu' '--prefix=/usr'",
         ] {
             assert_eq!(read(line).level, Level::Debug, "{line}");

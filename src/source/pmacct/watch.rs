@@ -22,7 +22,7 @@ use super::speech::{self, Level, Meaning};
 use crate::log::{Event as Said, Log};
 use crate::shutdown::Shutdown;
 use crate::stats::{Chain, Number};
-use crate::supervise::{Action, Daemon, Event, Life, Outcome, State, step};
+use crate::supervise::{Action, Daemon, Event, Exit, Life, Outcome, State, step};
 
 /// The longest wait of the loop. It bounds how late a death is noticed, which nothing announces on a descriptor.
 const TURN: Duration = Duration::from_millis(100);
@@ -68,6 +68,7 @@ impl Watch<'_> {
             is_stop_told: false,
             is_reader_told: false,
             is_version_told: false,
+            flushed_in: 0,
             at: self,
         };
         loop {
@@ -96,6 +97,8 @@ struct Turn<'a> {
     is_stop_told: bool,
     is_reader_told: bool,
     is_version_told: bool,
+    /// The life, counted from 1, in which the exporter's plugin last began to flush.
+    flushed_in: u64,
 }
 
 fn slot(daemon: Daemon) -> usize {
@@ -253,7 +256,11 @@ impl Turn<'_> {
                 } else {
                     Said::DaemonDied { daemon: daemon.program(), how, ran: self.started[slot(daemon)].elapsed() }
                 });
-                self.pending.push_back(Event::CoreGone(daemon, children::exit_of(status)));
+                // Its core ends with 1 when it learns of the plugin's end in time, with 0 when it does not; all was sent in
+                // both cases, and a capture file that is read again would double every row.
+                let has_flushed = daemon == Daemon::Exporter && self.flushed_in == self.starts[slot(daemon)];
+                let exit = if has_flushed { Exit::Clean } else { children::exit_of(status) };
+                self.pending.push_back(Event::CoreGone(daemon, exit));
             }
             Reaped::Last => {
                 self.groups[slot(daemon)] = None;
@@ -279,6 +286,7 @@ impl Turn<'_> {
                 self.at.chain.windows_lost.add(1);
                 return self.at.log.event(Said::WindowLost { total: self.at.chain.windows_lost.get() });
             }
+            Meaning::Flushing if daemon == Daemon::Exporter => self.flushed_in = self.starts[slot(daemon)],
             Meaning::MissingData => {
                 let text = said.text.to_owned();
                 return self.at.log.event(Said::RingOverflowed { daemon: daemon.program(), text });

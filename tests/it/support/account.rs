@@ -81,10 +81,15 @@ pub fn each_once(found: &[u64], count: u64) {
     assert!(missing.is_empty() && wrong.is_empty(), "missing {missing:?}, too often {wrong:?}, of {count}");
 }
 
-/// The numbers of the rows that a torn `.part` holds in whole pieces, read by an inflater that knows nothing of pieces:
-/// everything up to the last line end that comes out before the bytes end.
+/// The numbers of the rows that a torn `.part` holds in whole pieces.
 pub fn torn(path: &Path) -> Vec<u64> {
-    let bytes = fs::read(path).unwrap();
+    numbers(&torn_text(path))
+}
+
+/// What a torn `.part` holds in whole pieces, read by an inflater that knows nothing of pieces: everything up to the last line
+/// end that comes out before the bytes end.
+fn torn_text(path: &Path) -> Vec<u8> {
+    let bytes = fs::read(path).unwrap_or_default();
     if bytes.len() < 10 {
         return Vec::new();
     }
@@ -92,8 +97,21 @@ pub fn torn(path: &Path) -> Vec<u64> {
     let mut raw = Vec::with_capacity(bytes.len() * 20 + 4096);
     // What comes out before an error or the end was written.
     let _ = inflate.decompress_vec(&bytes[10..], &mut raw, flate2::FlushDecompress::Sync);
-    let whole = memchr::memrchr(b'\n', &raw).map_or(0, |at| at + 1);
-    numbers(&raw[..whole])
+    raw.truncate(memchr::memrchr(b'\n', &raw).map_or(0, |at| at + 1));
+    raw
+}
+
+/// The text on the disk while files are sealed by somebody else: sealed, then torn. A file that is renamed between the two looks
+/// is in neither, so ask again.
+pub fn text_on_disk(dir: &Path) -> Vec<u8> {
+    let mut text = Vec::new();
+    for name in sealed(dir) {
+        text.extend(unpack(&dir.join(name)));
+    }
+    for name in super::run::names(dir).iter().filter(|name| name.ends_with(".part")) {
+        text.extend(torn_text(&dir.join(name)));
+    }
+    text
 }
 
 /// Every number on the disk: sealed, then torn.

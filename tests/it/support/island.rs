@@ -85,6 +85,11 @@ impl Island {
         Path::new("/proc").join(self.keeper.id().to_string()).join("root").join(outside)
     }
 
+    /// Where it is mounted, as [`Self::sh`] sees it.
+    pub fn mounted(&self) -> &Path {
+        &self.mount
+    }
+
     /// Mounts the image.
     pub fn mount(&self) {
         let image = self.image.as_ref().expect("an image").display();

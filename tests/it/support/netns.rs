@@ -18,6 +18,9 @@ pub struct Namespace {
     pub name: String,
 }
 
+/// Where [`Namespace::mark`] sends to.
+pub const MARK: Ipv4Addr = Ipv4Addr::new(10, 99, 99, 99);
+
 /// What was sent: the truth that rows are held against.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sent {
@@ -65,6 +68,24 @@ fn run(command: &str) {
     assert!(done.status.success(), "{command}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
+/// Packets and bytes of rows: the sums of their last two columns. Fails on a row that is not whole.
+#[track_caller]
+pub fn sums(rows: &[u8]) -> Sent {
+    let columns = "SRC_IP,DST_IP,SRC_PORT,DST_PORT,TCP_FLAGS,PROTOCOL,TOS,TIMESTAMP_MIN,TIMESTAMP_MAX,PACKETS,BYTES";
+    let mut sums = Sent::default();
+    for line in rows.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        let line = std::str::from_utf8(line).unwrap();
+        if line == columns {
+            continue;
+        }
+        let fields: Vec<&str> = line.split(',').collect();
+        assert_eq!(fields.len(), 11, "a torn row: {line}");
+        sums += Sent { packets: fields[9].parse().unwrap(), bytes: fields[10].parse().unwrap() };
+    }
+    assert!(rows.is_empty() || rows.ends_with(b"\n"));
+    sums
+}
+
 impl Namespace {
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -98,6 +119,25 @@ impl Namespace {
 
     pub fn run(&self, command: &str) {
         run(&format!("ip netns exec {} {command}", self.name));
+    }
+
+    /// What stands before a program that is to run inside.
+    pub fn wrapper(&self) -> Vec<String> {
+        ["ip", "netns", "exec", &self.name].map(str::to_owned).into()
+    }
+
+    /// Sends one packet to [`MARK`], after everything else: a ping, whose flow ends soon where `icmp` has a short time-out. Who
+    /// sees it has seen all that was sent before it.
+    pub fn mark(&self) -> Sent {
+        let ping = || {
+            let socket =
+                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::RAW, Some(socket2::Protocol::ICMPV4));
+            // Echo request, checksum, identifier and number: what matters is that it is ICMP.
+            let to = SocketAddrV4::new(MARK, 0);
+            assert_eq!(socket.unwrap().send_to(&[8, 0, 0xf7, 0xff, 0, 0, 0, 0], &to.into()).unwrap(), 8);
+        };
+        self.inside(ping).join().unwrap();
+        Sent { packets: 1, bytes: 28 }
     }
 
     /// Does something on a thread inside the namespace; threads and processes it starts are inside too.

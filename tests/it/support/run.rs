@@ -42,6 +42,8 @@ pub struct Probe {
     temp: TempDir,
     data: PathBuf,
     keys: Vec<(String, String)>,
+    /// Lines of pmacct's own.
+    lines: String,
     env: Vec<(String, String)>,
     args: Vec<String>,
     /// What stands before the program on its command line: strace and its arguments, say.
@@ -53,15 +55,23 @@ impl Probe {
     pub fn new() -> Self {
         let temp = temp_dir();
         let data = temp.path().join("data");
-        Self { temp, data, keys: Vec::new(), env: Vec::new(), args: Vec::new(), wrapper: Vec::new() }
-            .key("upload", "none")
-            .key("flush_interval_ms", 20)
-            .key("log_format", "json")
-            .key("log_lang", "en")
-            .key("timezone", "UTC")
-            .key("gzip_level", 1)
-            .key("compress_threads", 2)
-            .key("spool_min_free_mb", 0)
+        Self {
+            temp,
+            data,
+            keys: Vec::new(),
+            lines: String::new(),
+            env: Vec::new(),
+            args: Vec::new(),
+            wrapper: Vec::new(),
+        }
+        .key("upload", "none")
+        .key("flush_interval_ms", 20)
+        .key("log_format", "json")
+        .key("log_lang", "en")
+        .key("timezone", "UTC")
+        .key("gzip_level", 1)
+        .key("compress_threads", 2)
+        .key("spool_min_free_mb", 0)
     }
 
     /// Sets `processor_NAME`.
@@ -80,6 +90,12 @@ impl Probe {
             .key("ftp_user", "probe")
             .key("ftp_pass", "s3cret")
             .key("ftp_timeout", 5)
+    }
+
+    /// Puts lines of pmacct's own into the file, in front of ours.
+    pub fn lines(mut self, lines: &str) -> Self {
+        self.lines.push_str(lines);
+        self
     }
 
     /// Puts the data directory elsewhere.
@@ -116,7 +132,7 @@ impl Probe {
         let lines: Vec<_> = self.keys.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
         let mut options = fs::OpenOptions::new();
         let file = options.write(true).create(true).truncate(true).mode(0o600).open(self.config());
-        file.unwrap().write_all(lines.concat().as_bytes()).unwrap();
+        file.unwrap().write_all((self.lines.clone() + &lines.concat()).as_bytes()).unwrap();
     }
 
     /// The command line, with the configuration written.

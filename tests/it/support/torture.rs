@@ -52,6 +52,16 @@ impl Tally {
         *self.0.lock().unwrap().entry(name.to_owned()).or_default() += 1;
     }
 
+    /// How many different names were counted.
+    pub fn kinds(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    /// The names, in their order.
+    pub fn names(&self) -> String {
+        self.0.lock().unwrap().keys().cloned().collect::<Vec<_>>().join(" ")
+    }
+
     pub fn total(&self) -> usize {
         self.0.lock().unwrap().values().sum()
     }

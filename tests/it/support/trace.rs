@@ -38,6 +38,13 @@ pub fn fail_at(call: &str, error: &str, n: usize, times: usize) -> Vec<String> {
     inject(call, &format!("error={error}:when={n}..{}", n + times - 1))
 }
 
+/// A file system that knows no rename without replacing, and a kill at the `n`th removal of a name.
+pub fn only_links(kill_at_removal: usize) -> Vec<String> {
+    let kill = format!("inject=unlinkat:signal=KILL:when={kill_at_removal}");
+    let rest = ["-e", "trace=renameat2,unlinkat", "-e", "inject=renameat2:error=EINVAL", "-e", &kill];
+    ["strace", "-f", "-qq", "-o", "/dev/null"].into_iter().chain(rest).map(str::to_owned).collect()
+}
+
 fn inject(call: &str, how: &str) -> Vec<String> {
     let (trace, inject) = (format!("trace={call}"), format!("inject={call}:{how}"));
     // Not with --seccomp-bpf: strace 6.1 then counts to one at most.
