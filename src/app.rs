@@ -30,8 +30,11 @@ use crate::uploader::{self, Uploader};
 mod connect;
 mod ddl;
 mod generate;
+mod progress;
 mod source;
 mod top;
+
+use progress::Progress;
 
 /// Done.
 const DONE: u8 = 0;
@@ -73,14 +76,19 @@ fn collect(flags: Run) -> u8 {
     }
     let stats = Arc::new(Stats::default());
     let (log, writer) = Log::new(config.log.clone(), Arc::clone(&stats));
-    if let Err(error) = spawn("log", move || writer.run(io::stderr())) {
-        return misused(&format!("cannot start a thread: {error}"));
-    }
+    let progress = Progress::new(config.log.lang);
+    let stderr = progress.stderr();
+    let started_threads = spawn("log", move || writer.run(stderr)).and_then(|_| progress.watch(&stats, &log));
+    let watch = match started_threads {
+        Ok(watch) => watch,
+        Err(error) => return misused(&format!("cannot start a thread: {error}")),
+    };
     log::install(&log);
     let code = started_code(config, &stats, &log).unwrap_or_else(|failure| {
         log.event(Event::StageFailed { stage: failure.stage, error: failure.text });
         failure.code
     });
+    watch.end();
     log.event(Event::Finished {
         lines_read: stats.read.lines.get(),
         lines_written: stats.written.lines.get(),
@@ -273,13 +281,14 @@ fn check(flags: &Check) -> u8 {
 
 /// `processor check -connect`: the server and, where there is one, the capture.
 fn connect_for_real(config: Config) -> u8 {
+    let progress = Progress::new(config.log.lang);
     let mut say = |line: &str| {
         print(&(log::visible(line) + "\n"));
     };
     say("");
     let source = source::try_open(&config, &mut say);
     let server = if let Some(options) = config.ftp {
-        connect::try_server(options, &config.host, &mut say)
+        connect::try_server(options, &config.host, &progress, &mut say)
     } else {
         say("processor_upload: none; there is no server to try");
         true

@@ -82,6 +82,11 @@ pub trait Session {
     /// file must not stay. After `Err` the session is spent. Returns by `deadline` plus one second at the latest.
     fn take_back(&mut self, deadline: Instant) -> Result<(), RemoteError>;
 
+    /// The levels of the target directory that opening had to make. For `processor check -connect` alone.
+    fn made(&self) -> &[String] {
+        &[]
+    }
+
     /// Ends the session politely, within a second. Its failure means nothing.
     fn close(self: Box<Self>);
 }

@@ -164,11 +164,15 @@ impl Spool {
         // What a killed repacking left is of no use to anybody.
         forget_repack(&dir).map_err(failed("remove a left-over of an earlier run"))?;
         let mut torn = VecDeque::new();
-        for part in sorted(dir.files(names::is_part).map_err(failed("read"))?) {
+        let parts = sorted(dir.files(names::is_part).map_err(failed("read"))?);
+        stats.salvage_total_bytes.set(parts.iter().map(|part| part.len).sum());
+        for part in parts {
+            let done = stats.salvage_done_bytes.get() + part.len;
             if let Err(error) = salvage_part(&dir, &part, &mut names, (&stats, &log)) {
                 log.event(Event::SegmentWaits { path: dir.path().join(&part.name), error: error.to_string() });
                 torn.push_back(Torn { part, tries: 1 });
             }
+            stats.salvage_done_bytes.set(done);
         }
         let rejects = Rejects::new(&options.prefix, options.zone);
         let spool = Self {
@@ -469,7 +473,9 @@ fn salvage_part(dir: &Dir, part: &Entry, names: &mut Names, (stats, log): (&Stat
         dir.sync()?;
         return Ok(None);
     }
-    let Salvaged { lines, cut_bytes, .. } = match make_whole(dir, part, &file)? {
+    let before = stats.salvage_done_bytes.get();
+    let mut note = |bytes| stats.salvage_done_bytes.set(before + bytes);
+    let Salvaged { lines, cut_bytes, .. } = match make_whole(dir, part, &file, &mut note)? {
         Whole::Yes(salvaged) => salvaged,
         Whole::Empty => {
             dir.remove(&part.name)?;
@@ -517,8 +523,8 @@ enum Whole {
     Foreign,
 }
 
-fn make_whole(dir: &Dir, part: &Entry, file: &File) -> io::Result<Whole> {
-    match salvage::examine(file)? {
+fn make_whole(dir: &Dir, part: &Entry, file: &File, note: &mut dyn FnMut(u64)) -> io::Result<Whole> {
+    match salvage::examine_noting(file, note)? {
         Finding::Nothing => Ok(Whole::Empty),
         Finding::CutAt { end, trailer, salvaged } => {
             salvage::cut(file, end, &trailer)?;

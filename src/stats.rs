@@ -198,6 +198,16 @@ pub struct Stats {
     /// Bytes behind their last whole piece, which were cut (spool).
     pub salvage_cut_bytes: Number,
 
+    /// Bytes of the torn files that the start examines (gauge; spool).
+    pub salvage_total_bytes: Number,
+    /// How many of them it has examined (gauge; spool).
+    pub salvage_done_bytes: Number,
+
+    /// Files that waited when the last upload pass began; 0 before it (gauge; uploader).
+    pub drain_files: Number,
+    /// Their bytes (gauge; uploader).
+    pub drain_bytes: Number,
+
     /// Sealed segments that wait in the data dir now (gauge; spool and uploader).
     pub spool_files: Number,
     /// Their bytes (gauge).

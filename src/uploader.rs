@@ -115,6 +115,8 @@ impl Uploader {
         let waiting = self.queue.waiting().unwrap_or_default();
         let mut cut = order.deadline.is_some_and(|deadline| deadline <= Instant::now());
         if waiting.files > 0 && !cut {
+            self.stats.drain_bytes.set(waiting.bytes);
+            self.stats.drain_files.set(waiting.files);
             self.log.event(Event::Draining { files: waiting.files, bytes: waiting.bytes });
             self.pass(&never(), Some(order), memory);
             cut = order.deadline.is_some_and(|deadline| deadline <= Instant::now());

@@ -1,7 +1,7 @@
 //! `processor check -connect`: the whole way of one small file, step by step, each step said with its time or its fault.
 //!
-//! It leaves nothing behind but the target directory, which uploads make too: the test file is held in memory here, and
-//! taken back from the server.
+//! It leaves nothing behind but the target directory, which uploads make too, and says when it had to make it: the test file
+//! is held in memory here, and taken back from the server.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use super::progress::Progress;
 use crate::remote::ftp::{self, Ftp, Tls};
 use crate::remote::{Remote, RemoteError, Upload};
 
@@ -19,7 +20,7 @@ const TEXT: &str = "A test file of processor check; it may be deleted.\n";
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Tries the server for real; `say` gets one line a step. True when files can be delivered.
-pub(super) fn try_server(options: ftp::Options, host: &str, say: &mut dyn FnMut(&str)) -> bool {
+pub(super) fn try_server(options: ftp::Options, host: &str, show: &Progress, say: &mut dyn FnMut(&str)) -> bool {
     let pid = std::process::id();
     let (address, dir) = (options.address(), options.dir.clone());
     let tls = if options.tls == Tls::Off { "without TLS" } else { "with TLS" };
@@ -33,7 +34,8 @@ pub(super) fn try_server(options: ftp::Options, host: &str, say: &mut dyn FnMut(
     };
     let plain: String = host.chars().filter(|c| c.is_ascii_alphanumeric() || ".-_".contains(*c)).take(63).collect();
     let name = format!("processor-check-{plain}-{pid}.txt");
-    match deliver(&remote, &name, &format!("{address} {tls}, login as {user}, directory {dir}"), say) {
+    let place = format!("{address} {tls}, login as {user}, directory {dir}");
+    match deliver(&remote, &name, &place, show, say) {
         Ok(()) => true,
         Err(Fault::Server(error)) => {
             say(&format!("FAILED: {error}"));
@@ -52,18 +54,36 @@ enum Fault {
     Here(io::Error),
 }
 
-fn deliver(remote: &dyn Remote, name: &str, place: &str, say: &mut dyn FnMut(&str)) -> Result<(), Fault> {
+fn deliver(
+    remote: &dyn Remote,
+    name: &str,
+    place: &str,
+    show: &Progress,
+    say: &mut dyn FnMut(&str),
+) -> Result<(), Fault> {
     let file = test_file().map_err(Fault::Here)?;
     let len = TEXT.len() as u64;
     let limit = |len| remote.allowance(len).min(PATIENCE);
     let begun = Instant::now();
     say(&format!("trying {place}"));
-    let mut session = remote.open(begun + limit(0)).map_err(Fault::Server)?;
+    let step = show.step("connect, login, directory");
+    let opened = remote.open(begun + limit(0));
+    drop(step);
+    let mut session = opened.map_err(Fault::Server)?;
     say(&format!("connect, login, directory: ok, {}", seconds(begun)));
+    for level in session.made() {
+        say(&format!("directory {level}: was missing; made, as the first upload would have, and left there"));
+    }
     let begun = Instant::now();
-    session.put(&Upload { name, file: &file, len }, begun + limit(len)).map_err(Fault::Server)?;
+    let step = show.step("put");
+    let put = session.put(&Upload { name, file: &file, len }, begun + limit(len));
+    drop(step);
+    put.map_err(Fault::Server)?;
     say(&format!("put {name}, compare its size, rename it: ok, {}", seconds(begun)));
-    match session.take_back(Instant::now() + limit(0)) {
+    let step = show.step("delete");
+    let taken_back = session.take_back(Instant::now() + limit(0));
+    drop(step);
+    match taken_back {
         Ok(()) => {
             say("delete it again: ok");
             session.close();
@@ -89,13 +109,15 @@ fn seconds(begun: Instant) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Lang;
     use crate::remote::dir::Dir;
 
     #[test]
     fn a_server_that_works_keeps_nothing() {
         let temp = tempfile::tempdir().unwrap();
         let mut said = Vec::new();
-        deliver(&Dir::new(temp.path()), "t.txt", "a directory", &mut |line| said.push(line.to_owned())).unwrap();
+        let show = Progress::new(Lang::En);
+        deliver(&Dir::new(temp.path()), "t.txt", "a directory", &show, &mut |line| said.push(line.to_owned())).unwrap();
         assert_eq!(said.len(), 4);
         assert!(said[1..].iter().all(|line| line.contains(": ok")), "{said:?}");
         assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0);
@@ -105,7 +127,8 @@ mod tests {
     fn a_foreign_file_of_the_name_is_not_touched() {
         let temp = tempfile::tempdir().unwrap();
         std::fs::write(temp.path().join("t.txt"), "foreign").unwrap();
-        assert!(deliver(&Dir::new(temp.path()), "t.txt", "a directory", &mut |_| {}).is_err());
+        let show = Progress::new(Lang::En);
+        assert!(deliver(&Dir::new(temp.path()), "t.txt", "a directory", &show, &mut |_| {}).is_err());
         assert_eq!(std::fs::read(temp.path().join("t.txt")).unwrap(), b"foreign");
     }
 }

@@ -233,6 +233,12 @@ catalogue! {
         zh "已修复上次未完成的文件: {path}，保留 {lines} 行，截去尾部 {cut_bytes} 字节"
         en "made the file of an earlier run whole: {path}, {lines} lines kept, {cut_bytes} bytes of torn tail cut"
 
+    /// Making torn files whole takes long; said every few seconds.
+    Info SalvageProgress "salvage_progress" { /** Bytes. */ done: u64, /** Bytes. */ total: u64 }
+        zh "正在修复上次未完成的文件: 已检查 {done}，共 {total}"
+        en "making the files of an earlier run whole: {done} of {total} examined"
+        => { done = megabytes(*done), total = megabytes(*total) }
+
     /// A `.part` of an earlier life cannot be made whole yet; it is tried again.
     Error SegmentWaits "segment_waits" { path: PathBuf, error: String }
         zh "暂时无法修复上次未完成的文件: {path}: {error}；写入下一个文件前重试"
@@ -400,6 +406,12 @@ catalogue! {
     Info Draining "draining" { files: u64, bytes: u64 }
         zh "退出前上传剩余文件: {files} 个，{size}"
         en "uploading what is left: {files} files, {size}"
+        => { size = megabytes(*bytes) }
+
+    /// The last upload pass takes long; said every few seconds.
+    Info DrainProgress "drain_progress" { /** Files that still wait. */ left: u64, /** Files that waited when the pass began. */ total: u64, /** Bytes that still wait. */ bytes: u64 }
+        zh "正在上传剩余文件: 还有 {left} 个，共 {total} 个，剩余 {size}"
+        en "uploading what is left: {left} of {total} files still wait, {size}"
         => { size = megabytes(*bytes) }
 
     /// Files wait in the data directory for the next start.

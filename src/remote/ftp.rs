@@ -211,6 +211,7 @@ impl Ftp {
             mode: DataMode::Passive,
             opening: true,
             stored: None,
+            made: Vec::new(),
         };
         let socket = self.dial(&session)?;
         let over_ipv6 = socket.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_ipv6());
@@ -272,6 +273,8 @@ struct FtpSession {
     opening: bool,
     /// What this session stored last.
     stored: Option<String>,
+    /// Levels of the target directory that it made.
+    made: Vec<String>,
 }
 
 impl Drop for FtpSession {
@@ -301,6 +304,10 @@ impl Session for FtpSession {
         self.ask(&format!("DELE {name}"), |ftp| ftp.rm(&name))?;
         self.watch.rest();
         Ok(())
+    }
+
+    fn made(&self) -> &[String] {
+        &self.made
     }
 
     fn close(mut self: Box<Self>) {
@@ -355,7 +362,9 @@ impl FtpSession {
             return Ok(());
         }
         for level in levels(&dir) {
-            let _made_or_not = self.ask_refusable("MKD", |ftp| ftp.mkdir(&level))?;
+            if self.ask_refusable("MKD", |ftp| ftp.mkdir(&level))?.is_ok() {
+                self.made.push(level);
+            }
         }
         self.ask(&format!("CWD {dir}"), |ftp| ftp.cwd(&dir))
     }

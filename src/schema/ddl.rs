@@ -2,8 +2,8 @@
 //! loads files into it. Pure.
 //!
 //! Addresses are text where the database has no type that takes IPv4 and IPv6 alike by itself. A column that is not known
-//! becomes text: it loads, whatever it holds. Times that are written as seconds since 1970 are exact decimals, but for
-//! ClickHouse, which reads them as times.
+//! becomes text: it loads, whatever it holds. Times are times in the table, also where the files have seconds since 1970,
+//! exact to the microsecond.
 
 use super::KNOWN;
 
@@ -114,8 +114,7 @@ fn type_name(kind: Kind, dialect: Dialect) -> &'static str {
         Kind::Short => ["USMALLINT", "UInt16", "INT"],
         Kind::Int => ["UINTEGER", "UInt32", "BIGINT"],
         Kind::Long => ["UBIGINT", "UInt64", "BIGINT"],
-        Kind::Time(Times::Plain) => ["TIMESTAMP", "DateTime64(6)", "TIMESTAMP"],
-        Kind::Time(Times::Epoch) => ["DECIMAL(20,6)", "DateTime64(6)", "DECIMAL(20,6)"],
+        Kind::Time(Times::Plain | Times::Epoch) => ["TIMESTAMP", "DateTime64(6)", "TIMESTAMP"],
         Kind::Time(Times::Rfc3339) => ["TIMESTAMPTZ", "DateTime64(6)", "TIMESTAMP"],
     };
     names[dialect as usize]
@@ -133,7 +132,7 @@ fn quoted(column: &str, dialect: Dialect) -> String {
 
 /// The statement that makes the table, and in a comment the one that loads the files.
 pub fn table(dialect: Dialect, form: &Form, name: &str) -> String {
-    let columns = columns_of(dialect, form);
+    let columns = columns_of(dialect, form, &|kind| type_name(kind, dialect));
     match dialect {
         Dialect::DuckDb => format!("CREATE TABLE {name} (\n{columns}\n);\n{}", duckdb_load(form, name)),
         Dialect::ClickHouse => {
@@ -143,13 +142,12 @@ pub fn table(dialect: Dialect, form: &Form, name: &str) -> String {
                 clickhouse_load(form, name)
             )
         }
-        Dialect::Spark => spark(form, name, &columns),
+        Dialect::Spark => spark(form, name),
     }
 }
 
-fn columns_of(dialect: Dialect, form: &Form) -> String {
-    let column =
-        |column: &String| format!("    {} {}", quoted(column, dialect), type_name(kind(column, form), dialect));
+fn columns_of(dialect: Dialect, form: &Form, type_of: &dyn Fn(Kind) -> &'static str) -> String {
+    let column = |column: &String| format!("    {} {}", quoted(column, dialect), type_of(kind(column, form)));
     form.columns.iter().map(column).collect::<Vec<_>>().join(",\n")
 }
 
@@ -167,21 +165,30 @@ fn separator(form: &Form) -> String {
 
 const ANYWHERE: &str = "-- Header lines stand anywhere in the files and are left out; processor_csv_header: each-file is simpler to load.\n";
 
+/// The columns that hold seconds since 1970.
+fn epochs(form: &Form) -> impl Iterator<Item = &String> {
+    form.columns.iter().filter(|column| kind(column, form) == Kind::Time(Times::Epoch))
+}
+
+/// Everything is read as text and cast as the table says: nothing is guessed from the first rows.
 fn duckdb_load(form: &Form, name: &str) -> String {
     let (files, delim) = (format!("{}*.csv.gz", form.prefix), separator(form));
-    let read = |header: bool| {
-        format!("read_csv('{files}', delim = '{delim}', header = {header}, auto_detect = false, all_varchar = true")
+    let time = |column: &String| {
+        format!("make_timestamp(CAST(CAST({column} AS DECIMAL(20,6)) * 1000000 AS BIGINT)) AS {column}")
     };
-    // Everything is read as text and cast as the table says: nothing is guessed from the first rows.
+    let times: Vec<String> = epochs(form).map(time).collect();
+    let what = if times.is_empty() { "*".to_owned() } else { format!("* REPLACE ({})", times.join(", ")) };
     let names: Vec<String> = form.columns.iter().map(|column| format!("'{column}': 'VARCHAR'")).collect();
-    let (note, rows) = match form.headers {
-        Headers::First => ("", format!("{}, columns = {{{}}})", read(true), names.join(", "))),
-        Headers::Nowhere => ("", format!("{}, columns = {{{}}})", read(false), names.join(", "))),
-        Headers::Anywhere => {
-            (ANYWHERE, format!("{}, columns = {{{}}}) WHERE PACKETS <> 'PACKETS'", read(false), names.join(", ")))
-        }
+    let header = form.headers == Headers::First;
+    let (note, rest) = match form.headers {
+        Headers::First | Headers::Nowhere => ("", ""),
+        Headers::Anywhere => (ANYWHERE, " WHERE PACKETS <> 'PACKETS'"),
     };
-    format!("{note}-- INSERT INTO {name} SELECT * FROM {rows};\n")
+    let names = names.join(", ");
+    format!(
+        "{note}-- INSERT INTO {name} SELECT {what} FROM read_csv('{files}', delim = '{delim}', header = {header}, \
+         auto_detect = false, columns = {{{names}}}){rest};\n"
+    )
 }
 
 fn clickhouse_load(form: &Form, name: &str) -> String {
@@ -203,21 +210,35 @@ fn clickhouse_load(form: &Form, name: &str) -> String {
 }
 
 /// Spark reads the files where they are; what is not a number is NULL there, so header lines show by that.
-fn spark(form: &Form, name: &str, columns: &str) -> String {
+fn spark(form: &Form, name: &str) -> String {
+    let epoch = epochs(form).next().is_some();
+    let needs_view = epoch || form.headers == Headers::Anywhere;
+    let files = if needs_view { format!("{name}_files") } else { name.to_owned() };
+    let columns = columns_of(Dialect::Spark, form, &|kind| match kind {
+        Kind::Time(Times::Epoch) => "DECIMAL(20,6)",
+        other => type_name(other, Dialect::Spark),
+    });
     let header = form.headers == Headers::First;
     let options = format!("header '{header}', sep '{}', path '{}*.csv.gz'", separator(form), form.prefix);
-    let files = match form.headers {
-        Headers::Anywhere => format!("{name}_files"),
-        Headers::First | Headers::Nowhere => name.to_owned(),
-    };
     let table = format!(
         "-- The path is relative to where Spark runs; put the directory or the address of the files before it.\n\
          CREATE TABLE {files} (\n{columns}\n) USING csv OPTIONS ({options});\n"
     );
-    if form.headers != Headers::Anywhere {
+    if !needs_view {
         return table;
     }
-    format!("{ANYWHERE}{table}CREATE VIEW {name} AS SELECT * FROM {files} WHERE PACKETS IS NOT NULL;\n")
+    let column = |column: &String| match (kind(column, form), quoted(column, Dialect::Spark)) {
+        (Kind::Time(Times::Epoch), column) => {
+            format!("timestamp_micros(CAST({column} * 1000000 AS BIGINT)) AS {column}")
+        }
+        (_, column) => column,
+    };
+    let what = if epoch { form.columns.iter().map(column).collect::<Vec<_>>().join(", ") } else { "*".to_owned() };
+    let (note, rest) = match form.headers {
+        Headers::Anywhere => (ANYWHERE, " WHERE PACKETS IS NOT NULL"),
+        Headers::First | Headers::Nowhere => ("", ""),
+    };
+    format!("{note}{table}CREATE VIEW {name} AS SELECT {what} FROM {files}{rest};\n")
 }
 
 #[cfg(test)]
@@ -258,10 +279,9 @@ mod tests {
         assert!(clickhouse.contains("MergeTree ORDER BY (TIMESTAMP_MIN, SRC_IP, DST_IP);\n"), "{clickhouse}");
         let spark = table(Dialect::Spark, &Form { headers: Headers::Anywhere, separator: '\t', ..form() }, "flows");
         assert!(spark.contains("CREATE TABLE flows_files (\n") && spark.contains(r"sep '\t'"), "{spark}");
-        assert!(
-            spark.ends_with("CREATE VIEW flows AS SELECT * FROM flows_files WHERE PACKETS IS NOT NULL;\n"),
-            "{spark}"
-        );
+        assert!(spark.contains("    TIMESTAMP_MIN DECIMAL(20,6),\n"), "{spark}");
+        assert!(spark.contains("CREATE VIEW flows AS SELECT SRC_IP, "), "{spark}");
+        assert!(spark.ends_with(" FROM flows_files WHERE PACKETS IS NOT NULL;\n"), "{spark}");
     }
 
     #[test]

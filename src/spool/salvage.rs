@@ -61,14 +61,22 @@ pub enum Finding {
     Foreign,
 }
 
-/// Finds the end of the last complete piece. Reads the file once; memory does not depend on its length.
+/// As [`examine_noting`], for who does not want to know how far it is.
 pub fn examine(file: &File) -> io::Result<Finding> {
+    examine_noting(file, &mut |_| ())
+}
+
+/// Finds the end of the last complete piece; `note` gets the bytes done after each. Reads the file once; memory does not
+/// depend on its length.
+pub fn examine_noting(file: &File, note: &mut dyn FnMut(u64)) -> io::Result<Finding> {
     let len = file.metadata()?.len();
     let mut pieces = match Pieces::open(file, len)? {
         Ok(pieces) => pieces,
         Err(finding) => return Ok(finding),
     };
-    while pieces.advance()? {}
+    while pieces.advance()? {
+        note(pieces.at);
+    }
     if pieces.false_ends > FALSE_ENDS {
         return Ok(Finding::Repack);
     }
