@@ -9,6 +9,7 @@ mod crash;
 mod delivery;
 mod disk;
 mod hostile;
+mod numbers;
 mod packaging;
 mod pmacct;
 mod pmacct_chain;

@@ -82,6 +82,12 @@ impl Probe {
         self
     }
 
+    /// Sets a key of pmacct.
+    pub fn line(mut self, name: &str, value: impl Display) -> Self {
+        self.keys.push((name.to_owned(), value.to_string()));
+        self
+    }
+
     /// Uploads to a server that listens at `port` of this machine.
     pub fn upload_to(self, port: u16) -> Self {
         self.key("upload", "ftp")
