@@ -28,7 +28,7 @@ fn ask(dir: &Path, path: &str) -> Option<String> {
 fn metric(page: &str, series: &str) -> u64 {
     let value = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     let value = value.unwrap_or_else(|| panic!("{series} is missing in\n{page}"));
-    value.parse::<f64>().unwrap() as u64
+    value.parse().unwrap()
 }
 
 fn number(json: &Value, path: &str) -> u64 {

@@ -33,6 +33,8 @@ pub struct Setup {
     pub tls: Option<Certificate>,
     /// ProFTPD: files may be replaced. The others always allow it.
     pub overwrite: bool,
+    /// ProFTPD: these commands are refused.
+    pub forbidden: &'static str,
     /// The server's disk has this many KiB.
     pub disk_kib: Option<u32>,
     /// ProFTPD: TLS 1.3 and nothing older.
@@ -246,6 +248,9 @@ fn proftpd(root: &Path, dir: &Path, port: u16, setup: &Setup) -> Command {
         }
         // The module path must be known before the module is loaded.
         conf = format!("ModulePath {}\n{conf}", root.join("usr/lib/proftpd").display());
+    }
+    if !setup.forbidden.is_empty() {
+        conf.push_str(&format!("<Limit {}>\nDenyAll\n</Limit>\n", setup.forbidden));
     }
     fs::write(dir.join("conf"), conf).unwrap();
     let mut command = Command::new(root.join("usr/sbin/proftpd"));
