@@ -73,7 +73,7 @@ fn each_refusal_names_its_step() {
     for (forbidden, code, part) in [
         ("DELE", 0, "delete it again: refused"),
         ("STOR", 1, "STOR"),
-        ("RNFR", 1, "RNFR"),
+        ("RNFR", 1, "rename processor-check-"),
         ("MKD XMKD", 1, "CWD area/a"),
     ] {
         let Some(server) = Server::start(Kind::ProFtpd, &Setup { forbidden, ..Setup::default() }) else { return };
