@@ -116,7 +116,7 @@ impl Plan {
         let path = std::env::var("PATH").ok();
         let collector = place::find(Daemon::Collector, options.nfacctd_path.as_deref(), path.as_deref())?;
         let exporter = place::find(Daemon::Exporter, options.pmacctd_path.as_deref(), path.as_deref())?;
-        let split = conf::split(&options.entries, &options.loose, &options.run_dir, &try_filter);
+        let split = conf::split(&options.entries, &options.loose, &try_filter);
         if split.is_fatal() {
             return Err(PlanError::Conf { path: options.config_path, findings: split.findings });
         }

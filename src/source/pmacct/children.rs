@@ -19,6 +19,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
@@ -26,6 +27,7 @@ use rustix::process::{
     set_parent_process_death_signal, wait, waitpgid,
 };
 
+use super::conf::LOCK_FD;
 use super::lines::Lines;
 use crate::supervise::{Daemon, Exit};
 
@@ -89,7 +91,11 @@ impl Group {
         for name in secret_names() {
             command.env_remove(name);
         }
-        bind_to_us(&mut command, held.as_raw_fd());
+        let lock = match daemon {
+            Daemon::Collector => Some(memfd_create("print.lock", MemfdFlags::CLOEXEC)?),
+            Daemon::Exporter => None,
+        };
+        bind_to_us(&mut command, held.as_raw_fd(), lock.as_ref().map(AsRawFd::as_raw_fd));
         let child = command.spawn()?;
         // Linux process ids are positive numbers of an i32.
         let core = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
@@ -163,9 +169,9 @@ fn secret_names() -> Vec<OsString> {
     std::env::vars_os().map(|(name, _)| name).filter(is_ours).collect()
 }
 
-/// Lets the kernel end the child and its whole group when we end.
+/// Lets the kernel end the child and its whole group when we end, and gives the child its lock at [`LOCK_FD`].
 #[allow(unsafe_code)]
-fn bind_to_us(command: &mut Command, held: RawFd) {
+fn bind_to_us(command: &mut Command, held: RawFd, lock: Option<RawFd>) {
     let us = rustix::process::getpid();
     let arm = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -173,14 +179,24 @@ fn bind_to_us(command: &mut Command, held: RawFd) {
         if getppid() != Some(us) {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        arm_leash(held)
+        arm_leash(held)?;
+        lock.map_or(Ok(()), pass_lock)
     };
     // SAFETY: the closure runs in the child between fork and exec. It allocates nothing, takes no lock and makes only the
-    // system calls prctl, getppid and fcntl, which are async-signal-safe. `held` is open in the child: it is a copy of the
-    // parent's table at the fork, and the parent closes its own only after `spawn` has returned.
+    // system calls prctl, getppid, fcntl and dup2, which are async-signal-safe. `held` and `lock` are open in the child: its
+    // table is a copy of the parent's at the fork, and the parent closes its own only after `spawn` has returned.
     unsafe {
         command.pre_exec(arm);
     }
+}
+
+/// Puts the lock where the collector's configuration names it, and lets it live through `exec`.
+#[allow(unsafe_code)]
+fn pass_lock(lock: RawFd) -> io::Result<()> {
+    // SAFETY: dup2 and fcntl take integers and touch no memory of ours. What the number stood for before belongs to the parent,
+    // and its copy here would be closed by the exec.
+    let is_passed = unsafe { libc::dup2(lock, LOCK_FD) != -1 && libc::fcntl(LOCK_FD, libc::F_SETFD, 0) != -1 };
+    if is_passed { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Arms the read end of the leash for the process group that the caller leads, and lets it live through `exec`.

@@ -12,7 +12,6 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
 
 use crate::supervise::Daemon;
 
@@ -310,12 +309,15 @@ fn owner(key: &str) -> Owner {
 /// Tries a packet filter: libpcap's complaint, or nothing when it compiles.
 pub type TryFilter<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Splits the operator's file. `run_dir` is where the print plugin's lock will lie. `loose` are in neither file.
-pub fn split(entries: &[Entry], loose: &[Loose], run_dir: &Path, try_filter: TryFilter<'_>) -> Split {
+/// The descriptor that the collector's writers find their lock at: a file in memory that they inherit. A lock in the data
+/// directory would stop them with its disk, and after ten of them whole windows are thrown away.
+pub const LOCK_FD: i32 = 255;
+
+/// Splits the operator's file. `loose` are in neither of the two.
+pub fn split(entries: &[Entry], loose: &[Loose], try_filter: TryFilter<'_>) -> Split {
     let plugins = Plugins::read(entries);
     let mut made = Maker {
         entries,
-        run_dir,
         plugins,
         files: [BTreeMap::new(), BTreeMap::new()],
         changes: Vec::new(),
@@ -413,7 +415,6 @@ impl Plugins {
 /// A split being worked out.
 struct Maker<'a> {
     entries: &'a [Entry],
-    run_dir: &'a Path,
     plugins: Plugins,
     /// In the order of [`Daemon::BOTH`].
     files: [File; 2],
@@ -518,7 +519,7 @@ impl Maker<'_> {
             self.add_unless_set(daemon, "plugin_pipe_size", PLUGIN_RING_BYTES.to_string());
         }
         let collector = Daemon::Collector;
-        let lock = self.run_dir.join("print.lock").display().to_string();
+        let lock = format!("/proc/self/fd/{LOCK_FD}");
         self.add_unless_set(collector, "print_output", "csv".into());
         self.add_unless_set(collector, "print_output_lock_file", lock);
         self.add_unless_set(collector, "nfacctd_pipe_size", COLLECTOR_SOCKET_BYTES.to_string());
@@ -713,7 +714,7 @@ mod tests {
     }
 
     fn split_text(text: &str) -> Split {
-        split(&entries(text), &[], Path::new("/run/p"), &|_| None)
+        split(&entries(text), &[], &|_| None)
     }
 
     fn faults(text: &str) -> Vec<(Option<u32>, Gravity, Fault)> {
@@ -772,7 +773,7 @@ plugins: print
 daemonize: false
 plugin_pipe_zmq: true
 plugin_pipe_size: 104857600
-print_output_lock_file: /run/p/print.lock
+print_output_lock_file: /proc/self/fd/255
 nfacctd_pipe_size: 4194304
 nfacctd_disable_checks: false
 nfacctd_ip: 127.0.0.1
@@ -794,7 +795,7 @@ nfacctd_ip: 127.0.0.1
             "nfacctd: added plugin_pipe_size: 104857600",
             "pmacctd: added plugin_pipe_zmq: true",
             "pmacctd: added plugin_pipe_size: 104857600",
-            "nfacctd: added print_output_lock_file: /run/p/print.lock",
+            "nfacctd: added print_output_lock_file: /proc/self/fd/255",
             "nfacctd: added nfacctd_pipe_size: 4194304",
             "nfacctd: added nfacctd_disable_checks: false",
             "nfacctd: added nfacctd_ip: 127.0.0.1",
@@ -896,8 +897,7 @@ nfacctd_ip: 127.0.0.1
     #[test]
     fn a_filter_is_tried() {
         let entries = entries("pcap_interface: e\naggregate: none\npcap_filter: ip andd\n");
-        let made =
-            split(&entries, &[], Path::new("/r"), &|filter| (filter == "ip andd").then(|| "syntax error".to_owned()));
+        let made = split(&entries, &[], &|filter| (filter == "ip andd").then(|| "syntax error".to_owned()));
         assert_eq!(made.findings[0].what, Fault::BadFilter("syntax error".into()));
         assert!(made.is_fatal());
     }
@@ -910,7 +910,7 @@ nfacctd_ip: 127.0.0.1
                 .zip(1..)
                 .map(|((key, value), line)| Entry { key, name: None, value: value.trim().to_owned(), line: line * 2 })
                 .collect();
-            let split = split(&entries, &[], Path::new("/r"), &|_| None);
+            let split = split(&entries, &[], &|_| None);
             for (text, line) in Daemon::BOTH.iter().flat_map(|daemon| split.text(*daemon).lines().zip(1u32..)) {
                 match entries.iter().find(|entry| entry.line == line) {
                     Some(entry) => {

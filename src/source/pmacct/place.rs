@@ -1,7 +1,7 @@
 //! The private directory of a run, and where the daemons' programs are.
 //!
-//! The directory holds the two configuration files and the print plugin's lock. It is 0700 and its
-//! files are 0600, and a file is made anew, never followed or reused: what lies there decides what root-owned daemons do.
+//! The directory holds the two configuration files. It is 0700 and its files are 0600, and a file is made anew, never
+//! followed or reused: what lies there decides what root-owned daemons do.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -48,7 +48,7 @@ impl Place {
 
     /// Removes the files that we or the daemons make here, and nothing else.
     fn clear(&self) -> io::Result<()> {
-        for name in ["nfacctd.conf", "pmacctd.conf", "print.lock"] {
+        for name in ["nfacctd.conf", "pmacctd.conf"] {
             match fs::remove_file(self.0.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -141,7 +141,7 @@ mod tests {
         let path = parent.path().join("run");
         DirBuilder::new().mode(0o755).create(&path).unwrap();
         fs::write(path.join("nfacctd.conf"), "old").unwrap();
-        let split = split(&[], &[], &path, &|_| None);
+        let split = split(&[], &[], &|_| None);
         let place = Place::make(&path, &split).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!(mode(&path), 0o700);
@@ -158,7 +158,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("run");
         std::os::unix::fs::symlink(parent.path(), &path).unwrap();
-        let error = Place::make(&path, &split(&[], &[], &path, &|_| None)).unwrap_err();
+        let error = Place::make(&path, &split(&[], &[], &|_| None)).unwrap_err();
         assert!(error.to_string().starts_with("using "), "{error}");
     }
 
