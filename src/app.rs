@@ -20,6 +20,7 @@ use crate::remote::ftp::{self, Ftp};
 use crate::report::{self, Reporter};
 use crate::sample;
 use crate::shutdown::{Reason, Shutdown};
+use crate::source::Source;
 use crate::spool::queue::Queue;
 use crate::spool::{self, OpenError, Spool};
 use crate::stats::Stats;
@@ -76,6 +77,17 @@ fn collect(flags: Run) -> u8 {
     }
     let stats = Arc::new(Stats::default());
     let (log, writer) = Log::new(config.log.clone(), Arc::clone(&stats));
+    log.event(Event::Started {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        source: config.source.name().to_owned(),
+        pid: u64::from(std::process::id()),
+    });
+    log.event(config.loaded());
+    config.warnings.iter().cloned().for_each(|warning| log.event(warning));
+    // Before every other thread: a thread can only give up its own capabilities.
+    let source = source::open(&config, &stats, &log);
+    let shutdown = signals(&log);
+    // After the signals: who has read a line may send one.
     let progress = Progress::new(config.log.lang);
     let stderr = progress.stderr();
     let started_threads = spawn("log", move || writer.run(stderr)).and_then(|_| progress.watch(&stats, &log));
@@ -84,7 +96,8 @@ fn collect(flags: Run) -> u8 {
         Err(error) => return misused(&format!("cannot start a thread: {error}")),
     };
     log::install(&log);
-    let code = started_code(config, &stats, &log).unwrap_or_else(|failure| {
+    let opened = source.and_then(|source| Ok((source, shutdown?)));
+    let code = opened.and_then(|opened| started_code(config, opened, &stats, &log)).unwrap_or_else(|failure| {
         log.event(Event::StageFailed { stage: failure.stage, error: failure.text });
         failure.code
     });
@@ -116,17 +129,16 @@ impl Failure {
     }
 }
 
-fn started_code(config: Config, stats: &Arc<Stats>, log: &Log) -> Result<u8, Failure> {
+/// The latch that signals trip.
+fn signals(log: &Log) -> Result<Shutdown, Failure> {
     let shutdown = Shutdown::new().map_err(|error| Failure::new("start", error))?;
     watch_signals(&shutdown, log).map_err(|error| Failure::new("signals", error))?;
-    log.event(Event::Started {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        source: config.source.name().to_owned(),
-        pid: u64::from(std::process::id()),
-    });
-    log.event(config.loaded());
-    config.warnings.iter().cloned().for_each(|warning| log.event(warning));
-    let source = source::open(&config, stats, log)?;
+    Ok(shutdown)
+}
+
+type Opened = (Box<dyn Source>, Shutdown);
+
+fn started_code(config: Config, (source, shutdown): Opened, stats: &Arc<Stats>, log: &Log) -> Result<u8, Failure> {
     let (dir, options) = (config.spool.dir.clone(), status_options(&config));
     let spool =
         Spool::open(config.spool, config.check.header, Arc::clone(stats), log.clone()).map_err(|error| Failure {

@@ -127,6 +127,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// The host's name.
     pub host: String,
+    /// Threads that share an interface's packets.
+    pub capture_threads: u32,
     /// The daemons' programs.
     pub programs: Programs,
     /// The whole file, for the sources that read pmacct's keys.
@@ -467,6 +469,7 @@ fn build(given: &mut Given, inputs: &Inputs, read: &dyn Fn(&Path) -> io::Result<
         log: log_options(given, inputs, zone),
         metrics_listen: given.text("processor_metrics_listen").and_then(keys::listen),
         host: inputs.host.clone(),
+        capture_threads: given.number("processor_capture_threads") as u32,
         programs: Programs {
             pmacctd: given.path("processor_pmacctd_path"),
             nfacctd: given.path("processor_nfacctd_path"),

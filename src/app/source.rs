@@ -118,7 +118,9 @@ fn capture_options(config: &Config) -> Result<CaptureKeys, Vec<String>> {
         config.text.loose.iter().map(|loose| format!("{path}:{}: a line without ':'; write key: value", loose.line));
     let mut problems: Vec<String> = loose.collect();
     match capture::Options::from_keys(&keys) {
-        Ok(options) if problems.is_empty() => return Ok(options),
+        Ok((options, unused)) if problems.is_empty() => {
+            return Ok((capture::Options { threads: config.capture_threads, ..options }, unused));
+        }
         Ok(_) => {}
         Err(errors) => problems.extend(errors.iter().map(|error| match error.line {
             0 => format!("{path}: {error}"),

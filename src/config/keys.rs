@@ -162,6 +162,12 @@ pub static KEYS: &[Key] = &[
         "0",
         "renamed files that are kept; 0 keeps all",
     ),
+    key(
+        "processor_capture_threads",
+        number(1, 64, ""),
+        "1",
+        "threads that share each interface's packets, for source capture",
+    ),
     key("processor_pmacctd_path", Path, "(found in PATH)", "the pmacctd program, for source pmacct"),
     key("processor_nfacctd_path", Path, "(found in PATH)", "the nfacctd program, for source pmacct"),
 ];

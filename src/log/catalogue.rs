@@ -210,6 +210,11 @@ catalogue! {
         zh "{interface} 已恢复，继续抓包"
         en "{interface} is up again"
 
+    /// How many of an interface's packets one of its threads had, at the end.
+    Info CaptureShare "capture_share" { interface: String, thread: u64, packets: u64 }
+        zh "{interface}: 线程 {thread} 收到 {packets} 个数据包"
+        en "{interface}: thread {thread} had {packets} packets"
+
     /// A capture file ends in the middle of a packet.
     Warn CaptureFileCut "capture_file_cut" { path: String }
         zh "{path} 在一个数据包中间结束，此前的数据包均已统计"

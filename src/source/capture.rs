@@ -6,6 +6,8 @@
 //! eth1 ─ ring ─ meter ─┘ thread capture-eth1
 //! ```
 //!
+//! Where one core is too slow for an interface, several rings with a thread each share its packets by flow ([`fanout`]).
+//!
 //! - Nothing is lost between the ring and the sink. When the pipeline takes nothing, the records' channel fills, the capture
 //!   threads wait, and the kernel's ring is where packets are dropped: libpcap counts them and [`Counters`] tells.
 //! - A capture file has its own clock: the same file gives the same rows at any hour, as fast as it can be read.
@@ -38,6 +40,7 @@ use crate::stats::Number;
 
 pub use crate::stats::Capture as Counters;
 
+mod fanout;
 mod live;
 pub mod options;
 pub mod savefile;
@@ -85,6 +88,15 @@ pub enum OpenError {
         /// libpcap's reason.
         #[source]
         source: pcap::Error,
+    },
+    /// The kernel does not share the interface's packets between threads.
+    #[error("processor_capture_threads: the packets of {name} cannot be shared between threads: {source}; set it to 1")]
+    Fanout {
+        /// The interface.
+        name: String,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
     },
     /// The filter does not compile for this link.
     #[error("pcap_filter: {filter:?} does not compile for {what}: {source}; see pcap-filter(7)")]
@@ -155,6 +167,9 @@ pub struct Capture {
 struct Setup {
     options: Options,
     networks: Networks,
+    /// Tables that are filled at the same time.
+    tables: usize,
+    /// The most flows of each.
     max_flows: usize,
     counters: Arc<Counters>,
     log: Log,
@@ -174,14 +189,22 @@ impl Capture {
         let input = match &options.input {
             Input::Interfaces(names) => {
                 let open = |name: &String| Interface::open(name, &options);
-                Opened::Interfaces(names.iter().map(open).collect::<Result<_, _>>()?)
+                Opened::Interfaces(
+                    names.iter().map(open).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect(),
+                )
             }
             Input::Savefile(path) if path.as_os_str() == "-" => Opened::Stdin,
             Input::Savefile(path) => Opened::Files(files(path)?),
         };
-        let tables = if let Opened::Interfaces(interfaces) = &input { interfaces.len() as u64 } else { 1 };
-        let max_flows = options.max_flows.unwrap_or_else(|| flows_for(available_memory(), tables));
-        Ok(Self { setup: Setup { options, networks, max_flows, counters: Arc::default(), log }, input })
+        let (tables, sharing) = match &input {
+            Opened::Interfaces(interfaces) => (interfaces.len(), options.threads as usize),
+            Opened::Files(_) | Opened::Stdin => (1, 1),
+        };
+        let max_flows = match options.max_flows {
+            Some(flows) => flows.div_ceil(sharing),
+            None => flows_for(available_memory(), tables as u64),
+        };
+        Ok(Self { setup: Setup { options, networks, tables, max_flows, counters: Arc::default(), log }, input })
     }
 
     /// The counters, to be read while it runs.
@@ -189,9 +212,9 @@ impl Capture {
         Arc::clone(&self.setup.counters)
     }
 
-    /// The most flows that a table holds at once, as configured or as the memory allows.
+    /// The most flows that all tables hold at once, as configured or as the memory allows.
     pub fn max_flows(&self) -> usize {
-        self.setup.max_flows
+        self.setup.max_flows.saturating_mul(self.setup.tables)
     }
 }
 
@@ -230,7 +253,7 @@ impl Setup {
             networks: self.networks.clone(),
             seconds: self.options.window_secs,
             renormalize: scale,
-            max_rows: self.max_flows.saturating_mul(2),
+            max_rows: self.max_flows.saturating_mul(2).saturating_mul(self.tables),
             secret: Secret::new(random),
         };
         let printer = print::Options {
@@ -257,7 +280,7 @@ impl Source for Capture {
         let Self { setup, input } = *self;
         setup.log.event(Event::CaptureStarted {
             input: setup.what(),
-            max_flows: setup.max_flows as u64,
+            max_flows: setup.max_flows.saturating_mul(setup.tables) as u64,
             window: Duration::from_secs(u64::from(setup.options.window_secs)),
         });
         let end = match input {
@@ -277,8 +300,9 @@ impl Source for Capture {
     }
 }
 
-/// Gives up the capabilities that only [`Capture::open`] needs, on the calling thread and the threads it starts later. A
-/// process without capabilities has nothing to give up.
+/// Gives up the capabilities that only [`Capture::open`] needs, on the calling thread and the threads it starts later: the kernel
+/// lets a thread change its own only, so this comes before all other threads. A process without capabilities has nothing to
+/// give up.
 pub fn drop_capabilities() -> io::Result<()> {
     let mut sets = rustix::thread::capabilities(None)?;
     let opening = CapabilitySet::NET_RAW | CapabilitySet::NET_ADMIN;

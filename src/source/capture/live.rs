@@ -4,7 +4,7 @@
 //! packets, and what the ring drops is counted. The ring is libpcap's (TPACKET_V3 where the kernel has it), read in whole
 //! blocks.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 use rustix::thread::CapabilitySet;
 
+use super::fanout::Group;
 use super::{Counters, OpenError, Options, Setup, failed};
 use crate::clock;
 use crate::flow::decode::LinkType;
@@ -43,21 +44,51 @@ const STATISTICS: Duration = Duration::from_secs(1);
 /// with the same clock, so a second would do.
 const SET_BACK: u32 = 5;
 
-/// How long the ring is still read after a stop: what it held then is counted, what comes later need not be.
+/// The age at which the kernel hands over a block of packets that is not full, milliseconds.
+const BLOCK_AGE: i32 = 100;
+
+/// How long the ring is read after a stop at least: until the block that was being filled then has been handed over.
+const LAST_BLOCK: Duration = Duration::from_millis(BLOCK_AGE as u64 * 3 / 2);
+
+/// How long it is read at most, however much comes: what it held at the stop is counted, what comes later need not be.
 const LAST_READ: Duration = Duration::from_millis(500);
 
-/// An opened interface.
+/// An opened interface, or a share of one.
 pub(super) struct Interface {
     name: String,
+    /// Which of the threads that share the interface's packets, from 0.
+    share: u32,
     /// 0 for `any`.
     index: u32,
     handle: pcap::Capture<Active>,
     link_type: LinkType,
+    /// Packets before this are not counted: until the last of the shares had joined, some were in several rings.
+    begin: Stamp,
 }
 
 impl Interface {
+    /// Opens the interface once for each thread that shares its packets.
+    pub(super) fn open(name: &str, options: &Options) -> Result<Vec<Self>, OpenError> {
+        let mut shares = (0..options.threads.max(1))
+            .map(|share| Self::share(name, share, options))
+            .collect::<Result<Vec<_>, _>>()?;
+        if let [first, others @ ..] = &shares[..]
+            && !others.is_empty()
+        {
+            let failed = |source| OpenError::Fanout { name: name.to_owned(), source };
+            let group = Group::new(first.handle.as_fd()).map_err(failed)?;
+            others.iter().try_for_each(|other| group.join(other.handle.as_fd())).map_err(failed)?;
+            // Stamps have lost what is below a microsecond.
+            let begin = Stamp::from_micros(clock::now().timestamp_micros().cast_unsigned() + 1);
+            for share in &mut shares {
+                share.begin = begin;
+            }
+        }
+        Ok(shares)
+    }
+
     /// Opens the interface and installs the filter.
-    pub(super) fn open(name: &str, options: &Options) -> Result<Self, OpenError> {
+    fn share(name: &str, share: u32, options: &Options) -> Result<Self, OpenError> {
         let index = if name == "any" { 0 } else { index_of(name).ok_or_else(|| no_interface(name))? };
         if rustix::thread::capabilities(None).is_ok_and(|sets| !sets.effective.contains(CapabilitySet::NET_RAW)) {
             return Err(OpenError::NotPermitted { name: name.to_owned() });
@@ -68,8 +99,7 @@ impl Interface {
             .snaplen(i32::try_from(options.snaplen).unwrap_or(i32::MAX))
             .promisc(options.promiscuous && name != "any")
             .buffer_size(i32::try_from(options.buffer_bytes).unwrap_or(i32::MAX))
-            // The kernel hands over a block when it is full or this old.
-            .timeout(100)
+            .timeout(BLOCK_AGE)
             .immediate_mode(false);
         let mut handle = handle.open().map_err(failed)?.setnonblock().map_err(failed)?;
         // The second version of the cooked header names the interface.
@@ -88,7 +118,20 @@ impl Interface {
         let link_type = u32::try_from(number).ok().and_then(LinkType::from_number).ok_or_else(|| {
             failed(pcap::Error::PcapError(format!("its link type {number} is not one that capture decodes")))
         })?;
-        Ok(Self { name: name.to_owned(), index, handle, link_type })
+        Ok(Self { name: name.to_owned(), share, index, handle, link_type, begin: Stamp::from_micros(0) })
+    }
+
+    /// True when the interface is there and was set down.
+    fn is_down(&self) -> bool {
+        flags_of(&self.name).is_some_and(|flags| flags & libc::IFF_UP as libc::c_short == 0)
+    }
+
+    /// The name of its thread, of which 15 bytes show in process lists.
+    fn thread(&self) -> String {
+        match self.share {
+            0 => format!("capture-{}", self.name),
+            share => format!("capture{share}-{}", self.name),
+        }
     }
 }
 
@@ -96,6 +139,29 @@ impl Interface {
 fn index_of(name: &str) -> Option<u32> {
     let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
     netdevice::name_to_index(socket, name).ok()
+}
+
+/// The interface's flags as netdevice(7) has them, `None` when it does not exist.
+fn flags_of(name: &str) -> Option<libc::c_short> {
+    let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
+    // SAFETY: zero is a right value of every field.
+    #[allow(unsafe_code)]
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays zero.
+    let space = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name[..space].iter_mut().zip(name.bytes()) {
+        *to = libc::c_char::from_ne_bytes([from]);
+    }
+    // SAFETY: the descriptor is open; the kernel reads the name of `request` and writes its flags, nothing beyond it.
+    #[allow(unsafe_code)]
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS as _, &raw mut request) };
+    if done != 0 {
+        return None;
+    }
+    // SAFETY: the kernel has just written this field.
+    #[allow(unsafe_code)]
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Some(flags)
 }
 
 fn no_interface(name: &str) -> OpenError {
@@ -161,7 +227,7 @@ pub(super) fn run(
                 interface,
                 setup,
             };
-            let name = format!("capture-{}", worker.interface.name);
+            let name = worker.interface.thread();
             match thread::Builder::new().name(name.clone()).spawn_scoped(scope, move || worker.run(stop)) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
@@ -252,6 +318,13 @@ impl Worker<'_> {
         meter.stop(&mut |record| outbox.put(record));
         self.outbox.send();
         self.statistics();
+        if self.setup.options.threads > 1 {
+            self.setup.log.event(Event::CaptureShare {
+                interface: self.interface.name.clone(),
+                thread: u64::from(self.interface.share),
+                packets: self.before.seen,
+            });
+        }
         ended
     }
 
@@ -264,11 +337,7 @@ impl Worker<'_> {
                     self.idle();
                     self.wait(stop);
                 }
-                Ok(_) => {
-                    if std::mem::take(&mut is_down) {
-                        self.setup.log.event(Event::CaptureUp { interface: self.interface.name.clone() });
-                    }
-                }
+                Ok(_) => {}
                 // An interface that is down comes back by itself; one that is gone does not.
                 Err(error)
                     if self.interface.index != 0 && index_of(&self.interface.name) != Some(self.interface.index) =>
@@ -276,12 +345,7 @@ impl Worker<'_> {
                     return Err(failed(&self.interface.name, error));
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut is_down, true) {
-                        self.setup.log.event(Event::CaptureDown {
-                            interface: self.interface.name.clone(),
-                            error: error.to_string(),
-                        });
-                    }
+                    self.tell(&mut is_down, Some(error.to_string()));
                     self.idle();
                     stop.wait(LINGER);
                 }
@@ -291,20 +355,38 @@ impl Worker<'_> {
             }
             if counted.elapsed() >= STATISTICS {
                 counted = Instant::now();
+                self.interface.begin = Stamp::from_micros(0);
                 self.follow_clock();
                 self.statistics();
+                // libpcap waits for an interface that was set down without a word.
+                self.tell(&mut is_down, self.interface.is_down().then(|| "it was set down".to_owned()));
             }
         }
         Ok(())
     }
 
+    /// Says that the interface is down, and why, or up again, when that is new.
+    fn tell(&self, is_down: &mut bool, now_down: Option<String>) {
+        let was_down = std::mem::replace(is_down, now_down.is_some());
+        let interface = self.interface.name.clone();
+        match now_down {
+            _ if self.interface.share > 0 => {}
+            Some(error) if !was_down => self.setup.log.event(Event::CaptureDown { interface, error }),
+            None if was_down => self.setup.log.event(Event::CaptureUp { interface }),
+            _ => {}
+        }
+    }
+
     /// Counts what the ring holds, up to [`PACKETS_A_TURN`] packets.
     fn turn(&mut self) -> Result<usize, pcap::Error> {
         let Self { interface, meter, outbox, .. } = self;
-        let (link_type, iface) = (Some(interface.link_type), interface.index);
+        let (link_type, iface, begin) = (Some(interface.link_type), interface.index, interface.begin);
         interface.handle.dispatch(Some(PACKETS_A_TURN), |packet| {
             let (secs, micros) = (packet.header.ts.tv_sec, packet.header.ts.tv_usec);
             let stamp = Stamp::new(secs.cast_unsigned(), u32::try_from(micros).unwrap_or(0));
+            if stamp < begin {
+                return;
+            }
             let frame = Frame { link_type, stamp, wire_len: packet.header.len, iface, bytes: packet.data };
             meter.frame(&frame, &mut |record| outbox.put(record));
         })
@@ -338,7 +420,13 @@ impl Worker<'_> {
     /// Reads what the ring still holds, for a bounded time.
     fn drain(&mut self) {
         let began = Instant::now();
-        while began.elapsed() < LAST_READ && !self.outbox.closed && matches!(self.turn(), Ok(1..)) {}
+        while began.elapsed() < LAST_READ && !self.outbox.closed {
+            match self.turn() {
+                Ok(1..) => {}
+                Ok(0) if began.elapsed() < LAST_BLOCK => thread::park_timeout(Duration::from_millis(10)),
+                Ok(0) | Err(_) => return,
+            }
+        }
     }
 
     fn statistics(&mut self) {

@@ -59,9 +59,11 @@ pub struct Options {
     pub snaplen: u32,
     /// `promisc` (true).
     pub promiscuous: bool,
-    /// Bytes of kernel memory for packets that wait, each interface. Not a key of pmacct; 64 MiB hold 0.1 to 0.5 s of a
-    /// million packets a second.
+    /// `pmacctd_pipe_size` (64 MiB): bytes of kernel memory for packets that wait, each thread. The default holds 0.1 to 0.5 s
+    /// of a million packets a second.
     pub buffer_bytes: u32,
+    /// Threads that share an interface's packets; `processor_capture_threads`, so not from pmacct's keys.
+    pub threads: u32,
     /// `aggregate` (src_host).
     pub aggregate: Aggregate,
     /// `nfprobe_timeouts`.
@@ -91,6 +93,12 @@ pub struct Options {
 /// Default of [`Options::buffer_bytes`].
 pub const BUFFER_BYTES: u32 = 64 << 20;
 
+/// Two of the blocks that the ring is made of.
+const BUFFER_LEAST: u64 = 512 << 10;
+
+/// libpcap counts the bytes in a signed word.
+const BUFFER_MOST: u64 = i32::MAX as u64;
+
 impl Options {
     /// The defaults, for an input.
     pub fn new(input: Input) -> Self {
@@ -100,6 +108,7 @@ impl Options {
             snaplen: 128,
             promiscuous: true,
             buffer_bytes: BUFFER_BYTES,
+            threads: 1,
             aggregate: Aggregate::default().with(Primitive::SrcHost),
             timeouts: Timeouts::default(),
             max_flows: None,
@@ -236,6 +245,11 @@ impl Reader {
             "snaplen" => {
                 if let Some(bytes) = self.number(key, 64, 262_144) {
                     self.settings().snaplen = bytes as u32;
+                }
+            }
+            "pmacctd_pipe_size" => {
+                if let Some(bytes) = self.number(key, BUFFER_LEAST, BUFFER_MOST) {
+                    self.settings().buffer_bytes = bytes as u32;
                 }
             }
             "sampling_rate" => {

@@ -671,6 +671,26 @@ fn ipv6(way: Way, tos: u8, extensions: &[(u8, Vec<u8>)], fragment: Option<(Place
     bytes.extend(body);
     Datagram { way, tos, flags: 0, bytes, stated: payload as u64 + 40, needed }
 }
+/// The same as pcapng, little-endian, one interface with stamps in nanoseconds.
+pub fn pcapng_file(frames: &[Sent]) -> Vec<u8> {
+    let block = |kind: u32, body: &[u8]| {
+        let padded = body.len().next_multiple_of(4);
+        let length = (padded as u32 + 12).to_le_bytes();
+        [&kind.to_le_bytes()[..], &length, body, &vec![0; padded - body.len()], &length].concat()
+    };
+    let words = |numbers: &[u32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<_>>();
+    let mut file = block(0x0a0d_0d0a, &words(&[0x1a2b_3c4d, 1, u32::MAX, u32::MAX]));
+    let link_type = frames.first().map_or(ETHERNET, |frame| frame.link_type);
+    let nanoseconds = [9, 0, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0];
+    file.extend(block(1, &[&words(&[link_type, 65_535])[..], &nanoseconds].concat()));
+    for frame in frames {
+        let ticks = frame.micros * 1000;
+        let head = words(&[0, (ticks >> 32) as u32, ticks as u32, frame.bytes.len() as u32, frame.wire_len]);
+        file.extend(block(6, &[&head[..], &frame.bytes].concat()));
+    }
+    file
+}
+
 /// A classic capture file of these frames, which must have one link type.
 pub fn pcap_file(frames: &[Sent]) -> Vec<u8> {
     let mut file = Vec::new();

@@ -82,7 +82,7 @@ impl Probe {
         self
     }
 
-    /// Sets a key of pmacct.
+    /// Sets a key that is pmacct's, also once more.
     pub fn line(mut self, name: &str, value: impl Display) -> Self {
         self.keys.push((name.to_owned(), value.to_string()));
         self
