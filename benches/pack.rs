@@ -8,8 +8,8 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use flate2::{Compress, Compression, FlushCompress};
+use processor::fields::Scan;
 use processor::pack::field::Encoder;
-use processor::pack::fields::Scan;
 use processor::sample::{Options, Rows};
 
 fn rows(rows: usize) -> Vec<u8> {

@@ -4,12 +4,11 @@
 //! aside lines with a wrong column count, and rewrites time columns when asked. With the default settings it copies
 //! nothing: bytes in are bytes out. It works on one batch, knows no other, and never waits.
 
-use std::ops::Range;
-
 use chrono::{DateTime, NaiveDateTime, Utc};
-use memchr::{memchr, memchr_iter};
+use memchr::{memchr, memchr_iter, memrchr};
 
 use crate::clock::Zone;
+use crate::fields::Scan;
 use crate::line::Batch;
 use crate::schema::{Schema, trim_line_end};
 use crate::stats::Sums;
@@ -92,12 +91,18 @@ pub struct Findings {
 /// The parse stage of one pack thread; keeps its buffers from batch to batch.
 #[derive(Debug)]
 pub struct Checker {
+    scan: Scan,
+    lines: Lines,
+}
+
+/// What becomes of each line.
+#[derive(Debug)]
+struct Lines {
     options: Options,
     /// What goes into the file when that is not the batch itself.
     out: Vec<u8>,
     /// Lines set aside, each after its reason: `reason` tab `line`.
     rejects: Vec<u8>,
-    times: Vec<Range<usize>>,
     stamps: Stamps,
 }
 
@@ -105,26 +110,41 @@ impl Checker {
     /// A checker with empty buffers.
     pub fn new(options: Options) -> Self {
         let stamps = Stamps { zone: options.convert_to.unwrap_or_default(), minute: None };
-        Self { options, out: Vec::new(), rejects: Vec::new(), times: Vec::new(), stamps }
+        Self { scan: Scan::new(), lines: Lines { options, out: Vec::new(), rejects: Vec::new(), stamps } }
     }
 
     /// Checks one batch. Returns what was found, the bytes for the file, and the lines for `rejects/`; both are valid
     /// until the next call.
     pub fn check<'a>(&'a mut self, batch: &'a Batch) -> (Findings, &'a [u8], &'a [u8]) {
-        self.out.clear();
-        self.rejects.clear();
+        let Self { scan, lines } = self;
+        lines.out.clear();
+        lines.rejects.clear();
         let bytes = batch.block.filled();
+        let copies = batch.schema.is_some() && lines.copies() || batch.splits_line() && lines.sets_aside();
         let mut findings = Findings::default();
-        let copies = batch.schema.is_some() && self.copies() || batch.splits_line() && self.sets_aside();
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let (line, is_part) = next_line(batch, bytes, rest);
-            rest = &rest[line.len()..];
-            self.line(batch, line, is_part, copies, &mut findings);
+        let (begun, rows, open) = batch.parts();
+        if !begun.is_empty() {
+            let part = if begun.ends_with(b"\n") || !batch.ends_mid_line { Part::Last } else { Part::Middle };
+            lines.line(Line::part_of(begun, part), None, copies, &mut findings);
         }
-        (findings, if copies { &self.out } else { bytes }, &self.rejects)
+        match batch.schema.as_deref() {
+            Some(schema) => {
+                let wanted = [schema.packets(), schema.octets()].map(|column| column.unwrap_or(usize::MAX));
+                scan.rows(rows, schema.separator(), wanted, |row| {
+                    let line = Line { bytes: row.line, part: Part::Whole, columns: row.columns, wanted: row.wanted };
+                    lines.line(line, Some(schema), copies, &mut findings);
+                });
+            }
+            None => lines.pass(rows, copies, &mut findings),
+        }
+        if !open.is_empty() {
+            lines.line(Line::part_of(open, Part::First), None, copies, &mut findings);
+        }
+        (findings, if copies { &lines.out } else { bytes }, &lines.rejects)
     }
+}
 
+impl Lines {
     fn copies(&self) -> bool {
         self.options.header != HeaderMode::Keep || self.options.convert_to.is_some() || self.sets_aside()
     }
@@ -133,20 +153,34 @@ impl Checker {
         self.options.bad_lines == BadLines::Quarantine
     }
 
-    fn line(&mut self, batch: &Batch, line: &[u8], part: Part, copies: bool, findings: &mut Findings) {
+    /// Whole lines before any header: they are only counted, for nothing can be said of their columns.
+    fn pass(&mut self, rows: &[u8], copies: bool, findings: &mut Findings) {
+        let lines = memchr_iter(b'\n', rows).count() + usize::from(!rows.is_empty() && !rows.ends_with(b"\n"));
+        let sums = Sums { lines: lines as u64, bytes: rows.len() as u64, packets: 0, octets: 0 };
+        findings.read.add(&sums);
+        findings.written.add(&sums);
+        if copies {
+            self.out.extend_from_slice(rows);
+        }
+    }
+
+    /// One line, or a part of one, for which there is no `schema`.
+    #[inline]
+    fn line(&mut self, line: Line, schema: Option<&Schema>, copies: bool, findings: &mut Findings) {
+        let Line { bytes, part, columns, wanted } = line;
         let counts = u64::from(matches!(part, Part::Whole | Part::Last));
-        let mut sums = Sums { lines: counts, bytes: line.len() as u64, packets: 0, octets: 0 };
-        let schema = batch.schema.as_ref();
-        let is_header = part == Part::Whole && schema.is_some_and(|schema| schema.is_repeated_by(line));
-        let reason = match (part, schema) {
-            (Part::Whole, Some(schema)) if !is_header => {
-                let fields = self.fields(schema, line);
-                (sums.packets, sums.octets) = (fields.packets, fields.octets);
-                let expected = schema.columns();
-                (fields.count != expected).then_some(Reason::Columns { found: fields.count, expected })
+        let [packets, octets] = wanted.map(number);
+        let mut sums = Sums { lines: counts, bytes: bytes.len() as u64, packets, octets };
+        let is_header = schema.is_some_and(|schema| schema.is_repeated_by(bytes));
+        let reason = match schema {
+            // What a header's columns say are names.
+            Some(_) if is_header => {
+                (sums.packets, sums.octets) = (0, 0);
+                None
             }
-            (Part::Whole, _) => None,
-            _ => Some(Reason::TooLong),
+            Some(schema) if columns == schema.columns() => None,
+            Some(schema) => Some(Reason::Columns { found: columns, expected: schema.columns() }),
+            None => Some(Reason::TooLong),
         };
         findings.read.add(&sums);
         if let Some(reason) = reason {
@@ -154,7 +188,7 @@ impl Checker {
             findings.bad_lines += counts;
             if self.sets_aside() {
                 findings.rejected.add(&sums);
-                self.set_aside(reason, line, part);
+                self.set_aside(reason, bytes, part);
                 return;
             }
         } else if is_header && self.options.header != HeaderMode::Keep {
@@ -163,55 +197,29 @@ impl Checker {
         }
         findings.written.add(&sums);
         if copies {
-            match (reason, schema) {
-                (None, Some(_)) if self.options.convert_to.is_some() && !is_header => self.convert(line),
-                _ => self.out.extend_from_slice(line),
+            match schema {
+                Some(schema) if self.options.convert_to.is_some() && reason.is_none() && !is_header => {
+                    self.convert(schema, bytes);
+                }
+                _ => self.out.extend_from_slice(bytes),
             }
         }
-    }
-
-    /// Counts the fields of a whole line, reads the two sums and notes where the times stand.
-    fn fields(&mut self, schema: &Schema, line: &[u8]) -> Fields {
-        let text = trim_line_end(line);
-        let mut fields = Fields { count: 1, packets: 0, octets: 0 };
-        if text.is_empty() {
-            fields.count = 0;
-            return fields;
-        }
-        self.times.clear();
-        let wanted = schema.packets().max(schema.octets()).max(schema.times().last().copied());
-        let mut start = 0;
-        let mut end_of = |index: usize, start: usize, end: usize| {
-            if schema.packets() == Some(index) {
-                fields.packets = number(&text[start..end]);
-            } else if schema.octets() == Some(index) {
-                fields.octets = number(&text[start..end]);
-            } else if self.options.convert_to.is_some() && schema.times().contains(&index) {
-                self.times.push(start..end);
-            }
-        };
-        let mut index = 0;
-        for end in memchr_iter(schema.separator(), text) {
-            if Some(index) <= wanted {
-                end_of(index, start, end);
-            }
-            index += 1;
-            start = end + 1;
-        }
-        end_of(index, start, text.len());
-        fields.count = index + 1;
-        fields
     }
 
     /// Copies a line with its time columns rewritten.
-    fn convert(&mut self, line: &[u8]) {
-        let mut from = 0;
-        for time in &self.times {
-            self.out.extend_from_slice(&line[from..time.start]);
-            self.stamps.convert(&line[time.clone()], &mut self.out);
-            from = time.end;
+    fn convert(&mut self, schema: &Schema, line: &[u8]) {
+        let (text, end) = line.split_at(trim_line_end(line).len());
+        for (column, field) in text.split(|byte| *byte == schema.separator()).enumerate() {
+            if column > 0 {
+                self.out.push(schema.separator());
+            }
+            if schema.times().contains(&column) {
+                self.stamps.convert(field, &mut self.out);
+            } else {
+                self.out.extend_from_slice(field);
+            }
         }
-        self.out.extend_from_slice(&line[from..]);
+        self.out.extend_from_slice(end);
     }
 
     fn set_aside(&mut self, reason: Reason, line: &[u8], part: Part) {
@@ -227,11 +235,20 @@ impl Checker {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Fields {
-    count: usize,
-    packets: u64,
-    octets: u64,
+/// A line, or a part of one, and what the scan found in it.
+#[derive(Clone, Copy)]
+struct Line<'a> {
+    bytes: &'a [u8],
+    part: Part,
+    columns: usize,
+    /// The fields with packets and bytes.
+    wanted: [&'a [u8]; 2],
+}
+
+impl<'a> Line<'a> {
+    fn part_of(bytes: &'a [u8], part: Part) -> Self {
+        Self { bytes, part, columns: 0, wanted: [b""; 2] }
+    }
 }
 
 /// How much of a line a piece of a batch is.
@@ -241,20 +258,6 @@ enum Part {
     First,
     Middle,
     Last,
-}
-
-fn next_line<'a>(batch: &Batch, bytes: &[u8], rest: &'a [u8]) -> (&'a [u8], Part) {
-    let len = memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
-    let is_first = rest.len() == bytes.len();
-    let begins = !(is_first && batch.starts_mid_line);
-    let ends = !(len == rest.len() && batch.ends_mid_line);
-    let part = match (begins, ends) {
-        (true, true) => Part::Whole,
-        (true, false) => Part::First,
-        (false, false) => Part::Middle,
-        (false, true) => Part::Last,
-    };
-    (&rest[..len], part)
 }
 
 /// The number that a field holds; 0 when it is not an unsigned decimal number.
@@ -273,6 +276,16 @@ fn number(field: &[u8]) -> u64 {
 impl Batch {
     fn splits_line(&self) -> bool {
         self.starts_mid_line || self.ends_mid_line
+    }
+
+    /// The rest of a line that began in an earlier batch, whole lines, and the beginning of a line that goes on in the next.
+    fn parts(&self) -> (&[u8], &[u8], &[u8]) {
+        let bytes = self.block.filled();
+        let first = memchr(b'\n', bytes).map_or(bytes.len(), |at| at + 1);
+        let (begun, rest) = bytes.split_at(if self.starts_mid_line { first } else { 0 });
+        let last = memrchr(b'\n', rest).map_or(0, |at| at + 1);
+        let (rows, open) = rest.split_at(if self.ends_mid_line { last } else { rest.len() });
+        (begun, rows, open)
     }
 }
 

@@ -32,6 +32,7 @@
 //! |---|---|
 //! | [`shutdown`] [`threads`] [`clock`] [`secret`] [`stats`] [`notify`] | the latch; where threads start; zones and stamps; the password; every number; word to systemd |
 //! | [`log`] | the catalogue of events, both languages, one queue, one writer of stderr |
+//! | [`fields`] | where fields and rows end, many bytes at a time |
 //! | [`schema`] [`mod@line`] | what a header says; bytes → batches and files |
 //! | [`flow`] [`supervise`] | pure cores: packets → flow table → rows; the life of two daemons as a table |
 //! | [`check`] | header, columns, totals: what a line says |
@@ -67,6 +68,7 @@ pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod fields;
 pub mod flow;
 pub mod line;
 pub mod log;

@@ -7,12 +7,10 @@
 //! pieces become independent, and parallel, by themselves.
 
 pub mod field;
-pub mod fields;
 
 mod bits;
 mod block;
 mod huffman;
-mod matches;
 mod plain;
 mod rows;
 

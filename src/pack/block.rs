@@ -12,6 +12,8 @@ use super::huffman::{self, Code, DIST, Header, LITLEN};
 pub(crate) const LEAST: usize = 3;
 /// See [`LEAST`].
 pub(crate) const MOST: usize = 258;
+/// The farthest a match may reach back (RFC 1951, 2).
+pub(crate) const WINDOW: usize = 32 * 1024;
 /// The most bytes of one block. The literals of a block and its matches stay in the second level cache, and a header of
 /// about 50 bytes is 0.07 % of what 256 KiB of rows become.
 pub(crate) const CHUNK: usize = 256 * 1024;

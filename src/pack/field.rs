@@ -15,15 +15,15 @@
 //! # What is tried where
 //!
 //! * Bytes are parsed as rows when most of the first lines of a block hold one of `, ; tab | space` equally often
-//!   ([`fields`]). Everything else, and what is left of a field longer than 48 bytes, goes to hash chains over four
+//!   ([`crate::fields`]). Everything else, and what is left of a field longer than 48 bytes, goes to hash chains over four
 //!   bytes ([`plain`](super::plain)).
-//! * At the start of a field, up to four ways of finding an older place are tried, each one slot of a table: the whole
-//!   field is the same (addresses and ports of a reverse flow, in whatever column they stand), or its first 3, 4, 6, 8, 12,
-//!   16, 20, 22 or 28 bytes are. Short ones find the network of an address, 20 finds a stamp up to its second, 28 finds
+//! * At the start of a field, up to four ways of finding an older place are tried, each one slot of a table: the first 3, 4,
+//!   6, 8, 10, 12, 16, 20, 22 or 28 bytes are the same, in whatever column they stood (addresses and ports of a reverse flow
+//!   stand in the other one). Short ones find the network of an address, 20 finds a stamp up to its second, 28 finds
 //!   `443,27,6,0,2025-11-27 10:2…` in one piece.
-//! * Which four: columns differ, so each keeps the ways that gained most together over 64 rows watched after the window
-//!   has filled (320 rows), in pairs, and a pair only where it saves a bit a row; everything is tried until then, and
-//!   again every 8,192 rows.
+//! * Which four: columns differ, so each keeps the ways that gained most together over 256 rows watched after the window
+//!   has filled (320 rows), in pairs, and a pair only where it saves half a bit a row; everything is tried until then, and
+//!   again every 32,768 rows.
 //! * Of the candidates the one with the highest gain is taken: 4 bits a byte (a digit's literal costs 3.3 to 4) less 7 and
 //!   the bits of the distance. Candidates are compared by one vector each, without a branch, since none could be foreseen.
 //! * The match is prolonged to the front over bytes that agree (the separator, the end of the field before); where it
@@ -33,28 +33,32 @@
 //!
 //! # Independence
 //!
-//! [`Encoder::encode`] starts from nothing: its output depends on the input alone, so pieces may be packed by any thread.
+//! [`Encoder::encode`] refers to nothing before its input, so pieces may be packed by any thread and read in any order. What it
+//! knows of the columns stays from piece to piece, which changes what it finds, never what comes back.
 //! [`Encoder::encode_next`] goes on: window, tables and choices stay, so that a piece of 100 rows compresses nearly as if it
 //! stood in the middle of one stream.
 
 #![allow(clippy::inline_always, reason = "the hot loop is compiled as a whole for the features of its caller")]
 
-use super::block::{Blocks, CHUNK, Held, LEAST, Match, Parsed};
-use super::fields;
-#[cfg(target_arch = "x86_64")]
-use super::matches::Wide;
-use super::matches::{Lanes, PADDING, WINDOW, Words};
+use super::block::{Blocks, CHUNK, Held, LEAST, Match, Parsed, WINDOW};
 use super::plain::{Chains, Reach};
 use super::rows::{Fields, Parse, Taken};
+use crate::fields;
+#[cfg(target_arch = "x86_64")]
+use crate::fields::lanes::Wide;
+use crate::fields::lanes::{Lanes, PADDING, Padded, Words};
 
 /// Numbers of bytes in the stream start here, so that the zeros of a fresh table lie beyond every window.
 const FIRST: u32 = 1 << 16;
+/// Bytes in front of the first one of the buffer: a table's stale place may seem as far away as this, and is compared before
+/// it is known to be stale.
+const LEAD: usize = 1 << 16;
 /// Past this number the window is given up and counting starts again, long before 32 bits run out.
 const RESTART: u32 = 1 << 30;
 
-/// Makes raw deflate of rows. Memory, about 1.7 MB, is allocated once; a call allocates only when `out` must grow.
+/// Makes raw deflate of rows. Memory, about 1.9 MB, is allocated once; a call allocates only when `out` must grow.
 pub struct Encoder {
-    /// The window, the block, and [`PADDING`].
+    /// [`LEAD`], the window, the block, and [`PADDING`].
     bytes: Box<[u8]>,
     filled: usize,
     /// Matches never reach before this byte.
@@ -75,9 +79,9 @@ impl Encoder {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            bytes: vec![0; WINDOW + CHUNK + PADDING].into_boxed_slice(),
-            filled: 0,
-            floor: 0,
+            bytes: vec![0; LEAD + WINDOW + CHUNK + PADDING].into_boxed_slice(),
+            filled: LEAD,
+            floor: LEAD,
             base: FIRST,
             separator: None,
             fields: Fields::new(),
@@ -102,11 +106,11 @@ impl Encoder {
     /// Appends `input` to `out` as raw deflate (RFC 1951): no or more blocks that are not final, then the empty stored block
     /// of a sync flush (`00 00 FF FF`), so that `out` ends with a whole byte.
     ///
-    /// Matches reach only into `input`, and what is written depends on `input` alone.
+    /// Matches reach only into `input`.
     pub fn encode(&mut self, input: &[u8], out: &mut Vec<u8>) {
         self.base = (self.base + self.filled as u32).next_multiple_of(1 << 16);
-        self.filled = 0;
-        self.floor = 0;
+        self.filled = LEAD;
+        self.floor = LEAD;
         self.separator = None;
         self.fields.clear();
         self.encode_next(input, out);
@@ -135,10 +139,10 @@ impl Encoder {
     /// Puts `chunk` behind the window and returns where it begins.
     fn load(&mut self, chunk: &[u8]) -> usize {
         if self.filled + chunk.len() + PADDING > self.bytes.len() {
-            let gone = self.filled.saturating_sub(WINDOW);
-            self.bytes.copy_within(gone..self.filled, 0);
+            let gone = self.filled.saturating_sub(LEAD + WINDOW);
+            self.bytes.copy_within(LEAD + gone..self.filled, LEAD);
             self.filled -= gone;
-            self.floor = self.floor.saturating_sub(gone);
+            self.floor = self.floor.saturating_sub(gone).max(LEAD);
             self.base += gone as u32;
         }
         if self.base > RESTART {
@@ -230,7 +234,13 @@ fn block<L: Lanes>(encoder: &mut Encoder, lanes: L, from: usize, held: Held, out
     let mut parse = Parse {
         lanes,
         reach: Reach { base: encoder.base, floor: encoder.floor },
-        taken: Taken { bytes, to, floor: encoder.floor, cursor: from, matches: &mut encoder.matches },
+        taken: Taken {
+            bytes: Padded::new(bytes),
+            to,
+            floor: encoder.floor,
+            cursor: from,
+            matches: &mut encoder.matches,
+        },
         fields: &mut encoder.fields,
         chains: &mut encoder.chains,
     };
@@ -285,9 +295,9 @@ mod tests {
             native.encode(piece, &mut used);
             Encoder::new().encode(piece, &mut fresh);
             portable.encode(piece, &mut plain);
-            assert!(used == fresh, "what was before changes the output");
             assert!(used == plain, "the portable path differs");
             assert!(inflate(&used) == *piece, "a piece does not come back");
+            assert!(inflate(&fresh) == *piece, "a piece packed first does not come back");
         }
     }
 

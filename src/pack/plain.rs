@@ -6,8 +6,8 @@
 
 #![allow(clippy::inline_always, reason = "the hot loop is compiled as a whole for the features of its caller")]
 
-use super::block::{LEAST, MOST};
-use super::matches::{Lanes, WINDOW, Words, word};
+use super::block::{LEAST, MOST, WINDOW};
+use crate::fields::lanes::{Lanes, Padded, Words};
 
 const HEAD_BITS: u32 = 15;
 /// Older positions compared. Sizes near gzip -6 on text and on binaries; not measured beyond that.
@@ -46,7 +46,7 @@ impl Chains {
     #[inline(never)]
     pub(crate) fn next(
         &mut self,
-        bytes: &[u8],
+        bytes: Padded,
         reach: Reach,
         (at, to): (usize, usize),
     ) -> Option<(usize, usize, usize)> {
@@ -75,7 +75,7 @@ impl Chains {
     }
 
     #[inline(always)]
-    fn enter(&mut self, bytes: &[u8], reach: Reach, at: usize) {
+    fn enter(&mut self, bytes: Padded, reach: Reach, at: usize) {
         let slot = slot(bytes, at);
         let here = reach.base + at as u32;
         self.older[here as usize % WINDOW] = self.head[slot];
@@ -83,7 +83,7 @@ impl Chains {
     }
 
     #[inline(always)]
-    fn longest(&self, bytes: &[u8], reach: Reach, (at, to): (usize, usize)) -> Option<(usize, usize)> {
+    fn longest(&self, bytes: Padded, reach: Reach, (at, to): (usize, usize)) -> Option<(usize, usize)> {
         let here = reach.base + at as u32;
         let farthest = (at - reach.floor).min(WINDOW);
         let mut old = self.head[slot(bytes, at)];
@@ -111,6 +111,6 @@ impl Chains {
 }
 
 #[inline(always)]
-fn slot(bytes: &[u8], at: usize) -> usize {
-    ((word(bytes, at) as u32).wrapping_mul(0x9e37_79b1) >> (32 - HEAD_BITS)) as usize
+fn slot(bytes: Padded, at: usize) -> usize {
+    ((bytes.word(at) as u32).wrapping_mul(0x9e37_79b1) >> (32 - HEAD_BITS)) as usize
 }

@@ -2,32 +2,32 @@
 
 #![allow(clippy::inline_always, reason = "the hot loop is compiled as a whole for the features of its caller")]
 
-use super::block::{LEAST, MOST, Match};
-use super::matches::{Lanes, WINDOW, word};
+use super::block::{LEAST, MOST, Match, WINDOW};
 use super::plain::{Chains, Reach};
+use crate::fields::lanes::{Lanes, Padded, word};
+use crate::fields::spread;
 
 /// Columns told apart; a longer row begins again at 0, which costs size, not truth.
 const COLUMNS: usize = 64;
-/// The ways of looking for an older field: [`WHOLE`], then by its first bytes.
+/// The ways of looking for an older field.
 const WAYS: usize = 10;
-/// The way that needs the whole field to be equal (its first 8 and last 8 bytes up to 32).
-const WHOLE: usize = 0;
 /// How many first bytes must be equal, by way. The field's end does not count, so that the longer ones tell apart what
 /// follows a short field.
-const FIRSTS: [usize; WAYS] = [0, 3, 4, 6, 8, 12, 16, 20, 22, 28];
+const FIRSTS: [usize; WAYS] = [10, 3, 4, 6, 8, 12, 16, 20, 22, 28];
 /// Slots of one way. A window holds about 3,500 fields.
 const SLOT_BITS: u32 = 12;
-/// Ways kept for a column at most, an even number. More was not measured.
+/// Ways kept for a column at most, an even number. With six, nothing became smaller.
 const KEPT: usize = 4;
 /// Rows that fill the tables before any is watched: about a window of rows.
 const WARM: usize = 320;
 /// Rows watched: what would each way have gained?
-const WATCHED: usize = 64;
+const WATCHED: usize = 256;
 /// Rows after which the ways are chosen anew.
-const AGAIN: usize = 8 * 1024;
-/// What a pair of ways must gain over the pairs already kept, in bits over all watched rows: a bit a row. At 24 rows became
-/// 0.4 % smaller and took 12 % longer, at 100 they became 0.5 % larger and took a tenth less.
-const WORTH: u32 = 64;
+const AGAIN: usize = 32 * 1024;
+/// What a pair of ways must gain over the pairs already kept, in bits over all watched rows: half a bit a row. At 96 rows that
+/// nfacctd printed became 0.1 % smaller and took 7 % longer, at 192 they became 0.4 % larger and took 3 % less, at 1,024 2.7 %
+/// larger and a seventh less.
+const WORTH: u32 = 128;
 /// A field from which more than this is left is searched by the general finder.
 const LONG: usize = 48;
 /// Bytes whose field ends are found at once.
@@ -39,54 +39,31 @@ const HEAD: usize = 40;
 /// What a byte costs as a literal, in bits. Digits take 3.3 to 4.
 const LITERAL: u32 = 4;
 
-/// How a key is made: up to 8 bytes are moved to the top of a word, more are two words that overlap or leave a gap.
+/// One way of looking, as a column keeps it, and how its key is made: up to 8 bytes are moved to the top of a word, more are
+/// two words that overlap or leave a gap.
 #[derive(Clone, Copy)]
-struct Form {
+struct Way {
     factor: u64,
     shift: u8,
     second: u8,
-}
-
-impl Form {
-    const fn of(length: usize) -> Self {
-        match length {
-            0 => Self { shift: 0, second: 0, factor: 0 },
-            1..=8 => Self { shift: 64 - 8 * length as u8, second: 0, factor: 0 },
-            _ => Self { shift: 0, second: length as u8 - 8, factor: 0x9fb2_1c65_1e98_df25 },
-        }
-    }
-}
-
-/// The forms of whole fields, by length.
-const FORMS: [Form; 33] = {
-    let mut forms = [Form::of(0); 33];
-    let mut length = 0;
-    while length < forms.len() {
-        forms[length] = Form::of(length);
-        length += 1;
-    }
-    forms
-};
-
-/// One way of looking, as a column keeps it.
-#[derive(Clone, Copy)]
-struct Way {
-    form: Form,
     /// The way's first slot in the table.
     table: u16,
 }
 
 impl Way {
     const fn of(way: usize) -> Self {
-        Self { form: Form::of(FIRSTS[way]), table: (way << SLOT_BITS) as u16 }
+        let table = (way << SLOT_BITS) as u16;
+        match FIRSTS[way] {
+            short @ 1..=8 => Self { factor: 0, shift: 64 - 8 * short as u8, second: 0, table },
+            long => Self { factor: 0x9fb2_1c65_1e98_df25, shift: 0, second: long as u8 - 8, table },
+        }
     }
 
-    /// The slot of a field of `length` bytes that begins with `head`.
+    /// The slot of a field that begins with `head`.
     #[inline(always)]
-    fn slot(&self, head: &[u8; HEAD], length: usize) -> usize {
-        let form = if usize::from(self.table) == WHOLE { &FORMS[length.min(32)] } else { &self.form };
-        let low = (word(head, 0) << (form.shift & 63)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let high = word(head, usize::from(form.second & 31)).wrapping_mul(form.factor);
+    fn slot(&self, head: &[u8; HEAD]) -> usize {
+        let low = (word(head, 0) << (self.shift & 63)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let high = word(head, usize::from(self.second & 31)).wrapping_mul(self.factor);
         usize::from(self.table | (low.wrapping_add(high) >> (64 - SLOT_BITS)) as u16)
     }
 }
@@ -141,10 +118,10 @@ impl Fields {
         }
     }
 
-    /// Forgets all places and choices, so that what follows does not depend on what was before.
+    /// Forgets all places. The choices stay: neighbouring pieces are of one kind, and learning takes a twentieth of a piece's
+    /// time.
     pub(crate) fn clear(&mut self) {
         self.places[..WAYS << SLOT_BITS].fill(0);
-        self.learn();
     }
 
     /// Tries every way in every column again.
@@ -210,7 +187,7 @@ pub(crate) struct Parse<'a, L> {
 
 /// The matches taken so far.
 pub(crate) struct Taken<'a> {
-    pub(crate) bytes: &'a [u8],
+    pub(crate) bytes: Padded<'a>,
     /// Where the block ends.
     pub(crate) to: usize,
     /// Nothing before this byte may be referred to.
@@ -252,23 +229,11 @@ impl<L: Lanes> Parse<'_, L> {
         let mut count = 0;
         let mut at = from;
         while at < to {
-            let mut marks = self.lanes.marks(self.taken.bytes, at, separator);
+            let mut marks = self.lanes.marks(self.taken.bytes.at(at), separator);
             if to - at < 64 {
                 marks &= (1 << (to - at)) - 1;
             }
-            let found = marks.count_ones() as usize;
-            // Eight are written whether there are as many or not: a loop over each would end unforeseen every time.
-            if let Some(room) = ends.get_mut(count..).and_then(|room| room.first_chunk_mut::<8>()) {
-                for end in room {
-                    *end = (at as u32).wrapping_add(marks.trailing_zeros());
-                    marks &= marks.wrapping_sub(1);
-                }
-            }
-            for end in &mut ends[(count + 8).min(count + found)..count + found] {
-                *end = at as u32 + marks.trailing_zeros();
-                marks &= marks.wrapping_sub(1);
-            }
-            count += found;
+            count = spread(ends, count, at as u32, marks);
             at += 64;
         }
         count
@@ -286,18 +251,18 @@ impl<L: Lanes> Parse<'_, L> {
         let mut rows = 0;
         for &end in ends {
             let next = end as usize + 1;
-            if let Some(head) = bytes.get(place.start..).and_then(<[u8]>::first_chunk) {
-                if LEARN {
-                    self.learn(place, next, head);
-                } else {
-                    self.field(place, next, head);
-                }
+            let head = bytes.at(place.start);
+            if LEARN {
+                self.learn(place, next, head);
+            } else {
+                self.field(place, next, head);
             }
             let open = self.taken.cursor.max(place.start);
             if next > open + LONG {
                 self.plain(open, next);
             }
-            let ended = bytes[next - 1] == b'\n';
+            let [last] = bytes.at(next - 1);
+            let ended = *last == b'\n';
             rows += usize::from(ended);
             place = Place { start: next, column: std::hint::select_unpredictable(ended, 0, place.column + 1) };
         }
@@ -315,7 +280,7 @@ impl<L: Lanes> Parse<'_, L> {
         if next <= self.taken.cursor {
             for pair in column.pairs() {
                 for way in pair {
-                    places[way.slot(head, next - start)] = here;
+                    places[way.slot(head)] = here;
                 }
             }
             return;
@@ -325,12 +290,11 @@ impl<L: Lanes> Parse<'_, L> {
         let mut best = 0;
         for pair in column.pairs() {
             for way in pair {
-                let old = std::mem::replace(&mut places[way.slot(head, next - start)], here);
+                let old = std::mem::replace(&mut places[way.slot(head)], here);
                 let distance = usize::from(here.wrapping_sub(old));
                 let valid = distance.wrapping_sub(1) < farthest;
-                // No branches, for none could be foreseen.
-                let old = std::hint::select_unpredictable(valid, start.wrapping_sub(distance), start);
-                let same = self.lanes.same(probe, self.taken.bytes, old);
+                // No branches, for none could be foreseen: what is not valid is compared too, and [`LEAD`] makes room for it.
+                let same = self.lanes.same(probe, self.taken.bytes, start - distance);
                 best = best.max(std::hint::select_unpredictable(valid, rank(same, distance), 0));
             }
         }
@@ -347,7 +311,7 @@ impl<L: Lanes> Parse<'_, L> {
         let mut best = 0;
         let mut gains = [0; WAYS];
         for (gained, way) in gains.iter_mut().zip(&ALL) {
-            let old = std::mem::replace(&mut self.fields.places[way.slot(head, next - start)], here);
+            let old = std::mem::replace(&mut self.fields.places[way.slot(head)], here);
             let distance = usize::from(here.wrapping_sub(old));
             if distance.wrapping_sub(1) < farthest {
                 let same = self.lanes.same(probe, self.taken.bytes, start - distance);
@@ -379,7 +343,7 @@ impl<L: Lanes> Parse<'_, L> {
         let length =
             if same < 32 { same.min(most) } else { self.lanes.common(self.taken.bytes, start - distance, start, most) };
         if length >= LEAST && gain(length, distance) > 0 {
-            self.taken.take(start, length, distance);
+            self.taken.take(self.lanes, start, length, distance);
         }
     }
 
@@ -396,7 +360,7 @@ impl<L: Lanes> Parse<'_, L> {
 impl Taken<'_> {
     /// Takes a match, longer at its front where the bytes before agree too.
     #[inline(always)]
-    fn take(&mut self, start: usize, length: usize, distance: usize) {
+    fn take<L: Lanes>(&mut self, lanes: L, start: usize, length: usize, distance: usize) {
         let (mut start, mut length) = (start, length);
         if start < self.cursor {
             // The match before ends in this field. It gives up its tail where this one brings more than that costs.
@@ -409,12 +373,12 @@ impl Taken<'_> {
         } else {
             let lowest = self.cursor.max(self.floor + distance);
             if start >= distance + 8 {
-                let differ = word(self.bytes, start - 8) ^ word(self.bytes, start - 8 - distance);
+                let differ = self.bytes.word(start - 8) ^ self.bytes.word(start - 8 - distance);
                 let back = ((differ.leading_zeros() / 8) as usize).min(start.saturating_sub(lowest));
                 start -= back;
                 length += back;
             }
-            if start == self.cursor && self.swallows(start, distance) {
+            if start == self.cursor && self.swallows(lanes, start, distance) {
                 let last = self.matches.pop().map_or(0, |last| usize::from(last.length));
                 start -= last;
                 length += last;
@@ -425,13 +389,13 @@ impl Taken<'_> {
 
     /// Whether a match at `distance` that reaches back to `start` covers the match before it as well.
     #[inline(always)]
-    fn swallows(&self, start: usize, distance: usize) -> bool {
+    fn swallows<L: Lanes>(&self, lanes: L, start: usize, distance: usize) -> bool {
         let Some(last) = self.matches.last() else { return false };
         let (before, length) = (last.start as usize, usize::from(last.length));
         before + length == start
             && length < 64
             && before >= self.floor + distance
-            && self.bytes[before..start] == self.bytes[before - distance..start - distance]
+            && lanes.common(self.bytes, before - distance, before, length) == length
     }
 
     /// Writes a match down, in parts where it is longer than one may be. No part is shorter than one may be.

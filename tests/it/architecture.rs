@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 const ROWS: &[&[&str]] = &[
     &["shutdown", "threads", "clock", "secret", "stats", "notify"],
     &["log"],
+    &["fields"],
     &["schema", "line"],
     &["flow", "supervise", "sample"],
     &["check"],

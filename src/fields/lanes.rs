@@ -1,6 +1,6 @@
-//! How far two places agree: the one comparison behind every candidate, and a general finder for bytes without fields.
+//! Many bytes at a time: how far two places agree, and where separators stand.
 //!
-//! Promises: [`Lanes::common`] gives the same number on every path, so the output does not depend on the processor.
+//! Promises: every width gives the same numbers, so nothing that is built on them depends on the processor.
 
 #![allow(clippy::inline_always, reason = "the hot loop is compiled as a whole for the features of its caller")]
 
@@ -13,20 +13,14 @@ pub(crate) trait Lanes: Copy {
     fn load(self, head: &[u8; 32]) -> Self::Probe;
 
     /// How many of the first 32 bytes at `at` are those of `probe`.
-    fn same(self, probe: Self::Probe, bytes: &[u8], at: usize) -> u32;
+    fn same(self, probe: Self::Probe, bytes: Padded, at: usize) -> u32;
 
-    /// How many bytes from `old` and from `new` agree, at most `most`. `old < new`.
-    ///
-    /// `bytes` must go on for 32 bytes after `new + most`, whatever they are.
+    /// How many bytes from `old` and from `new` agree, at most `most`. `old < new`, and `new + most` lies before the padding.
     #[inline(always)]
-    fn common(self, bytes: &[u8], old: usize, new: usize, most: usize) -> usize {
+    fn common(self, bytes: Padded, old: usize, new: usize, most: usize) -> usize {
         let mut length = 0;
         while length < most {
-            let Some(head) = bytes.get(new + length..).and_then(<[u8]>::first_chunk) else {
-                debug_assert!(false, "the buffer is not padded");
-                return length;
-            };
-            let same = self.same(self.load(head), bytes, old + length) as usize;
+            let same = self.same(self.load(bytes.at(new + length)), bytes, old + length) as usize;
             length += same;
             if same < 32 {
                 break;
@@ -35,12 +29,51 @@ pub(crate) trait Lanes: Copy {
         length.min(most)
     }
 
-    /// Which of the 64 bytes at `at` are `separator` or a newline: bit i for byte i.
-    fn marks(self, bytes: &[u8], at: usize, separator: u8) -> u64;
+    /// Which of 64 bytes are `separator` or a newline: bit i for byte i.
+    fn marks(self, block: &[u8; 64], separator: u8) -> u64;
 }
 
-/// The farthest a match may reach back (RFC 1951, 2).
-pub(crate) const WINDOW: usize = 32 * 1024;
+/// Bytes that go on for [`PADDING`] after the last one that counts, so that a fixed number can be read from any place with
+/// one comparison.
+#[derive(Clone, Copy)]
+pub(crate) struct Padded<'a> {
+    bytes: &'a [u8],
+    /// The last place from which [`PADDING`] bytes can be read.
+    last: usize,
+}
+
+impl<'a> Padded<'a> {
+    /// `bytes`, of which the last [`PADDING`] are the padding. Shorter ones read as zeros.
+    #[inline(always)]
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        if bytes.len() < PADDING {
+            return Self { bytes: &[0; PADDING], last: 0 };
+        }
+        Self { bytes, last: bytes.len() - PADDING }
+    }
+
+    /// The `N` bytes at `at`. A place beyond the last one that counts is a mistake of the caller and reads as zeros.
+    #[inline(always)]
+    pub(crate) fn at<const N: usize>(self, at: usize) -> &'a [u8; N] {
+        const { assert!(N <= PADDING) };
+        if at > self.last {
+            debug_assert!(false, "the buffer is not padded");
+            return &[0; N];
+        }
+        // SAFETY: `at` + `PADDING` is at most the length of `bytes`, and `N` is at most `PADDING`; an array of bytes has no
+        // alignment.
+        #[allow(unsafe_code)]
+        unsafe {
+            &*self.bytes.as_ptr().add(at).cast::<[u8; N]>()
+        }
+    }
+
+    /// The eight bytes at `at`, the first lowest.
+    #[inline(always)]
+    pub(crate) fn word(self, at: usize) -> u64 {
+        u64::from_le_bytes(*self.at(at))
+    }
+}
 
 /// Bytes readable after the last byte that counts.
 pub(crate) const PADDING: usize = 64;
@@ -67,9 +100,8 @@ impl Lanes for Words {
     }
 
     #[inline(always)]
-    fn same(self, probe: [u64; 4], bytes: &[u8], at: usize) -> u32 {
-        let Some(other) = bytes.get(at..).and_then(<[u8]>::first_chunk::<32>) else { return 0 };
-        let other = self.load(other);
+    fn same(self, probe: [u64; 4], bytes: Padded, at: usize) -> u32 {
+        let other = self.load(bytes.at(at));
         for lane in 0..4 {
             let differ = probe[lane] ^ other[lane];
             if differ != 0 {
@@ -80,14 +112,14 @@ impl Lanes for Words {
     }
 
     #[inline(always)]
-    fn marks(self, bytes: &[u8], at: usize, separator: u8) -> u64 {
+    fn marks(self, block: &[u8; 64], separator: u8) -> u64 {
         const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
         let zeros = |word: u64| !((word & LOW).wrapping_add(LOW) | word | LOW);
         let separators = u64::from_ne_bytes([separator; 8]);
         let newlines = u64::from_ne_bytes([b'\n'; 8]);
         let mut marks = 0;
         for eighth in 0..8 {
-            let word = word(bytes, at + eighth * 8);
+            let word = word(block, eighth * 8);
             let found = (zeros(word ^ separators) | zeros(word ^ newlines)) >> 7;
             marks |= (found.wrapping_mul(0x0102_0408_1020_4080) >> 56) << (eighth * 8);
         }
@@ -125,9 +157,9 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
-    fn same(self, probe: Self::Probe, bytes: &[u8], at: usize) -> u32 {
+    fn same(self, probe: Self::Probe, bytes: Padded, at: usize) -> u32 {
         use std::arch::x86_64::{_mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_movemask_epi8};
-        let Some(other) = bytes.get(at..).and_then(<[u8]>::first_chunk::<32>) else { return 0 };
+        let other = bytes.at::<32>(at);
         // SAFETY: an unaligned load of an array of 32 bytes, where AVX2 was detected.
         let equal = unsafe {
             let other = _mm256_loadu_si256(other.as_ptr().cast());
@@ -137,15 +169,12 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
-    fn marks(self, bytes: &[u8], at: usize, separator: u8) -> u64 {
+    fn marks(self, block: &[u8; 64], separator: u8) -> u64 {
         use std::arch::x86_64::{
             _mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_movemask_epi8, _mm256_or_si256, _mm256_set1_epi8,
         };
         let mut marks = 0;
-        for half in [32, 0] {
-            let Some(lane) = bytes.get(at + half..).and_then(<[u8]>::first_chunk::<32>) else {
-                return Words.marks(bytes, at, separator);
-            };
+        for lane in block.as_chunks::<32>().0.iter().rev() {
             // SAFETY: an unaligned load of an array of 32 bytes, where AVX2 was detected.
             let found = unsafe {
                 let lane = _mm256_loadu_si256(lane.as_ptr().cast());
@@ -181,17 +210,18 @@ mod tests {
         ) {
             let new = old + ahead;
             let naive = (0..most).take_while(|&at| bytes[old + at] == bytes[new + at]).count();
-            prop_assert_eq!(Words.common(&bytes, old, new, most), naive);
+            let padded = Padded::new(&bytes);
+            prop_assert_eq!(Words.common(padded, old, new, most), naive);
             let head = bytes[new..].first_chunk::<32>().unwrap();
             let same = (0..32).take_while(|&at| bytes[old + at] == bytes[new + at]).count() as u32;
-            prop_assert_eq!(Words.same(Words.load(head), &bytes, old), same);
+            prop_assert_eq!(Words.same(Words.load(head), padded, old), same);
             let marks = (0..64).filter(|&at| matches!(bytes[old + at], b',' | b'\n')).fold(0, |marks, at| marks | 1_u64 << at);
-            prop_assert_eq!(Words.marks(&bytes, old, b','), marks);
+            prop_assert_eq!(Words.marks(padded.at(old), b','), marks);
             #[cfg(target_arch = "x86_64")]
             if let Some(wide) = Wide::detect() {
-                prop_assert_eq!(wide.common(&bytes, old, new, most), naive);
-                prop_assert_eq!(wide.same(wide.load(head), &bytes, old), same);
-                prop_assert_eq!(wide.marks(&bytes, old, b','), marks);
+                prop_assert_eq!(wide.common(padded, old, new, most), naive);
+                prop_assert_eq!(wide.same(wide.load(head), padded, old), same);
+                prop_assert_eq!(wide.marks(padded.at(old), b','), marks);
             }
         }
     }

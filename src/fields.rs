@@ -1,16 +1,15 @@
 //! Where the fields of a row begin: the separator, found from the lines themselves, and a scan of whole rows.
 //!
-//! [`Scan`] is for those who want to know of every row how many columns it has and what two of them say, in one pass over
-//! vectors of separators. It promises what a split of each line would find, for any bytes. It never judges a row.
-//!
-//! The encoder finds its own field ends: it needs one at a time, in order, and none of a row that matches cover, so
-//! passing positions on would write and read four bytes a field for nothing (not measured).
+//! [`Scan`] tells of every row how many columns it has and what two of them say, in one pass over vectors of separators. It
+//! promises what a split of each line would find, for any bytes. It never judges a row.
 
 #![allow(clippy::inline_always, reason = "the hot loop is compiled as a whole for the features of its caller")]
 
+pub(crate) mod lanes;
+
 #[cfg(target_arch = "x86_64")]
-use super::matches::Wide;
-use super::matches::{Lanes, Words};
+use lanes::Wide;
+use lanes::{Lanes, Words};
 
 /// What a row says, its line end left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,11 +25,18 @@ pub struct Row<'a> {
 /// Bytes whose field ends are found at once.
 const STRIP: usize = 2048;
 
+/// Where the fields of a strip end, and which of these ends are ends of rows.
+#[derive(Debug)]
+struct Ends {
+    fields: [u32; STRIP + 64],
+    /// Places in `fields`.
+    rows: [u32; STRIP + 64],
+}
+
 /// Scans rows; keeps its memory, 17 KB, from call to call.
 #[derive(Debug)]
 pub struct Scan {
-    ends: Box<[u32; STRIP + 64]>,
-    newlines: Box<[u32; STRIP + 64]>,
+    ends: Box<Ends>,
     #[cfg(target_arch = "x86_64")]
     wide: Option<Wide>,
 }
@@ -46,8 +52,7 @@ impl Scan {
     #[must_use]
     pub fn new() -> Self {
         Self {
-            ends: Box::new([0; STRIP + 64]),
-            newlines: Box::new([0; STRIP + 64]),
+            ends: Box::new(Ends { fields: [0; STRIP + 64], rows: [0; STRIP + 64] }),
             #[cfg(target_arch = "x86_64")]
             wide: Wide::detect(),
         }
@@ -67,22 +72,22 @@ impl Scan {
                 continue;
             };
             let (strip, after) = rest.split_at(last + 1);
-            let (ends, newlines) = self.find(strip, separator);
-            let (ends, newlines) = (&self.ends[..ends], &self.newlines[..newlines]);
+            let (fields, rows) = self.find(strip, separator);
+            let (fields, rows) = (&self.ends.fields[..fields], &self.ends.rows[..rows]);
             let mut start = 0;
             let mut first = 0;
-            for &newline in newlines {
-                let row = &ends[first..];
-                let columns = 1 + row.iter().position(|&end| end == newline).unwrap_or_default();
+            for &row in rows {
+                let ends = &fields[first..=row as usize];
+                let newline = ends[ends.len() - 1] as usize;
                 let field = |column: usize| match column.checked_sub(1) {
-                    _ if column >= columns => &[][..],
-                    None => &strip[start..row[0] as usize],
-                    Some(before) => &strip[row[before] as usize + 1..row[column] as usize],
+                    _ if column >= ends.len() => &[][..],
+                    None => &strip[start..ends[0] as usize],
+                    Some(before) => &strip[ends[before] as usize + 1..ends[column] as usize],
                 };
-                let line = &strip[start..=newline as usize];
-                each(tidy(Row { line, columns, wanted: wanted.map(field) }, wanted));
-                start = newline as usize + 1;
-                first += columns;
+                let line = &strip[start..=newline];
+                each(tidy(Row { line, columns: ends.len(), wanted: wanted.map(field) }, wanted));
+                start = newline + 1;
+                first = row as usize + 1;
             }
             rest = after;
         }
@@ -93,53 +98,57 @@ impl Scan {
         if let Some(wide) = self.wide {
             // SAFETY: a `Wide` exists only where all the features of `find_wide` were detected.
             #[allow(unsafe_code)]
-            return unsafe { find_wide(wide, strip, separator, &mut self.ends, &mut self.newlines) };
+            return unsafe { find_wide(wide, strip, separator, &mut self.ends) };
         }
-        find(Words, strip, separator, &mut self.ends, &mut self.newlines)
+        find(Words, strip, separator, &mut self.ends)
     }
 }
 
 /// [`find`], compiled for processors with these features.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-fn find_wide(
-    wide: Wide,
-    strip: &[u8],
-    separator: u8,
-    ends: &mut [u32; STRIP + 64],
-    newlines: &mut [u32; STRIP + 64],
-) -> (usize, usize) {
-    find(wide, strip, separator, ends, newlines)
+fn find_wide(wide: Wide, strip: &[u8], separator: u8, ends: &mut Ends) -> (usize, usize) {
+    find(wide, strip, separator, ends)
 }
 
 /// Where the fields of `strip` end, and where its rows do; returns how many.
 #[inline(always)]
-fn find<L: Lanes>(
-    lanes: L,
-    strip: &[u8],
-    separator: u8,
-    ends: &mut [u32; STRIP + 64],
-    newlines: &mut [u32; STRIP + 64],
-) -> (usize, usize) {
-    let mut counts = (0, 0);
+fn find<L: Lanes>(lanes: L, strip: &[u8], separator: u8, ends: &mut Ends) -> (usize, usize) {
+    let (mut fields, mut rows) = (0, 0);
     let (blocks, tail) = strip.as_chunks::<64>();
     let mut last = [0; 64];
     last[..tail.len()].copy_from_slice(tail);
     for (at, block) in blocks.iter().chain([&last]).enumerate() {
         let real = if at < blocks.len() { u64::MAX } else { (1 << tail.len()) - 1 };
-        counts.0 = spread(ends, counts.0, at, lanes.marks(block, 0, separator) & real);
-        counts.1 = spread(newlines, counts.1, at, lanes.marks(block, 0, b'\n') & real);
+        let marks = lanes.marks(block, separator) & real;
+        let mut newlines = lanes.marks(block, b'\n') & real;
+        while newlines != 0 {
+            let before = newlines & newlines.wrapping_neg();
+            if let Some(row) = ends.rows.get_mut(rows) {
+                *row = fields as u32 + (marks & (before - 1)).count_ones();
+            }
+            rows += 1;
+            newlines &= newlines - 1;
+        }
+        fields = spread(&mut ends.fields, fields, (at * 64) as u32, marks);
     }
-    counts
+    (fields, rows)
 }
 
-/// Appends the places of the bits of `marks`; returns the new count.
+/// Appends `base` and the places of the bits of `marks`; returns the new count. There must be room for 64.
 #[inline(always)]
-fn spread(places: &mut [u32; STRIP + 64], count: usize, block: usize, marks: u64) -> usize {
+pub(crate) fn spread(places: &mut [u32], count: usize, base: u32, marks: u64) -> usize {
     let found = marks.count_ones() as usize;
     let mut marks = marks;
-    for place in places.iter_mut().skip(count).take(found) {
-        *place = (block * 64) as u32 + marks.trailing_zeros();
+    // Eight are written whether there are as many or not: a loop over each would end unforeseen every time.
+    if let Some(room) = places.get_mut(count..).and_then(|room| room.first_chunk_mut::<8>()) {
+        for place in room {
+            *place = base.wrapping_add(marks.trailing_zeros());
+            marks &= marks.wrapping_sub(1);
+        }
+    }
+    for place in &mut places[(count + 8).min(count + found)..count + found] {
+        *place = base + marks.trailing_zeros();
         marks &= marks.wrapping_sub(1);
     }
     count + found
@@ -159,7 +168,7 @@ fn tidy(row: Row<'_>, wanted: [usize; 2]) -> Row<'_> {
     let mut row = row;
     if let [.., b'\r', b'\n'] | [.., b'\r'] = row.line {
         for (field, column) in row.wanted.iter_mut().zip(wanted) {
-            if column + 1 == row.columns {
+            if row.columns.checked_sub(1) == Some(column) {
                 *field = field.strip_suffix(b"\r").unwrap_or(field);
             }
         }
@@ -214,7 +223,12 @@ mod tests {
     }
 
     fn holds(bytes: &[u8]) {
-        let wanted = [0, 3];
+        // A column that no row has, as when the header names no such.
+        holds_for(bytes, [3, usize::MAX]);
+        holds_for(bytes, [0, 3]);
+    }
+
+    fn holds_for(bytes: &[u8], wanted: [usize; 2]) {
         let mut expected = Vec::new();
         for line in bytes.split_inclusive(|&byte| byte == b'\n') {
             expected.push(split(line, b',', wanted));
