@@ -15,6 +15,10 @@ use crate::schema::Schema;
 /// only memory does; and only blocks of 1 MiB reach gzip -6 on rows that nfacctd printed.
 pub const BLOCK: usize = 1 << 20;
 
+/// A block with less room than this part of its size counts as full, so that [`Batcher::space`] never offers a few bytes
+/// only: 4 KiB of a [`BLOCK`].
+pub const ROOM_PART: usize = 256;
+
 /// A buffer of [`BLOCK`] bytes (tests take smaller ones); the pool's coin and so the measure of memory.
 #[derive(Debug)]
 pub struct Block {
@@ -49,7 +53,7 @@ impl Block {
     }
 
     fn is_full(&self) -> bool {
-        self.len == self.bytes.len()
+        self.bytes.len() - self.len < (self.bytes.len() / ROOM_PART).max(1)
     }
 }
 
@@ -154,7 +158,8 @@ impl Batcher {
         self.block = Some(block);
     }
 
-    /// Room to read into; empty while a block is wanted or a cut is due.
+    /// Room to read into, empty while a block is wanted. After [`Batcher::poll`] has returned `None` it is at least one
+    /// [`ROOM_PART`]th of the block.
     pub fn space(&mut self) -> &mut [u8] {
         self.block.as_mut().map_or(&mut [], |block| &mut block.bytes[block.len..])
     }
@@ -375,7 +380,7 @@ mod tests {
                 }
                 let space = batcher.space();
                 let len = space.len().min(rest.len());
-                assert!(len > 0, "a pumped batcher has room");
+                assert!(space.len() >= (block / ROOM_PART).max(1), "a pumped batcher has room");
                 space[..len].copy_from_slice(&rest[..len]);
                 batcher.filled(len, now);
                 pump(&mut batcher, now, &mut out);
@@ -392,6 +397,19 @@ mod tests {
         pump(&mut batcher, now, &mut out);
         assert!(batcher.poll(now).is_none());
         out
+    }
+
+    #[test]
+    fn a_block_with_little_room_is_full() {
+        let now = Instant::now();
+        let mut batcher = Batcher::new(LIMITS);
+        batcher.give(Block::new(BLOCK));
+        let most = BLOCK - BLOCK / ROOM_PART;
+        for (more, is_cut) in [(most - 1, false), (1, false), (1, true)] {
+            batcher.space()[..more].fill(b'\n');
+            batcher.filled(more, now);
+            assert_eq!(batcher.poll(now).is_some(), is_cut);
+        }
     }
 
     fn show(cuts: &[(Duration, Cut)]) -> Vec<String> {

@@ -24,11 +24,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
 
 use crate::check;
 use crate::clock;
-use crate::line::{BLOCK, Batch, Batcher, Block, Cut, Limits};
+use crate::line::{BLOCK, Batch, Batcher, Block, Cut, Limits, ROOM_PART};
 use crate::log::{Event, Log};
 use crate::pack::{self, Packed, Packer, Relay};
 use crate::shutdown::{Reason, Shutdown};
-use crate::source::{Sink, Source, SourceEnd, SourceError, Stopped};
+use crate::source::{MIN_SPACE, Sink, Source, SourceEnd, SourceError, Stopped};
 use crate::spool::{Spool, Trouble};
 use crate::stats::Stats;
 use crate::threads::{NoResult, Running, spawn};
@@ -386,6 +386,10 @@ impl Drop for Feed {
         let _ = self.pump(Instant::now());
     }
 }
+
+/// What [`Sink::space`] promises: a source that keeps a begun line in front of its read must not be left with no room, which
+/// a read cannot tell from the end.
+const _: () = assert!(BLOCK / ROOM_PART >= MIN_SPACE);
 
 impl Sink for Feed {
     fn space(&mut self) -> Result<&mut [u8], Stopped> {
