@@ -278,7 +278,8 @@ fn tell_manager(state: State) {
 /// `processor check`.
 fn check(flags: &Check) -> u8 {
     let data_dir = flags.data_dir.clone().unwrap_or_default();
-    let config = match Config::load(&Inputs::here(&flags.config, data_dir)) {
+    let inputs = Inputs { source: flags.source.clone(), ..Inputs::here(&flags.config, data_dir) };
+    let config = match Config::load(&inputs) {
         Ok(config) => config,
         Err(rejected) => return misused(&rejected.to_string()),
     };

@@ -66,6 +66,8 @@ pub struct Check {
     pub config: PathBuf,
     /// `-data-dir`, when it is to be looked at.
     pub data_dir: Option<PathBuf>,
+    /// `-source`, unchecked, with the name of the flag or variable it was given by.
+    pub source: Option<(&'static str, String)>,
     /// Try server and capture for real, too.
     pub connect: bool,
 }
@@ -145,6 +147,7 @@ pub fn parse(
         "check" => Command::Check(Check {
             config: reader.path("config"),
             data_dir: reader.given("data-dir").map(PathBuf::from),
+            source: reader.source(),
             connect: matches.get_flag("connect"),
         }),
         "health" => Command::Health { data_dir: reader.path("data-dir"), ready: matches.get_flag("ready") },
@@ -211,7 +214,7 @@ fn two_dashes(arg: OsString) -> OsString {
 pub fn program() -> clap::Command {
     let check = clap::Command::new("check")
         .about("Test the configuration, print it with the origin of each value, touch nothing else")
-        .args([config(), data_dir()])
+        .args([config(), data_dir(), source()])
         .arg(switch(
             "connect",
             "Also try for real: open the capture, log in at the server, put a small file and delete it",
@@ -247,8 +250,12 @@ pub fn program() -> clap::Command {
         .subcommand_negates_reqs(true)
         .args([config(), data_dir()])
         .arg(text("log-level", "LEVEL", "debug, info, warn or error [default: info]"))
-        .arg(text("source", "SOURCE", "stdin, pmacct or capture; goes before processor_source"))
+        .arg(source())
         .subcommands([check, health, top, ddl(), sample, generate].map(|command| command.args_override_self(true)))
+}
+
+fn source() -> Arg {
+    text("source", "SOURCE", "stdin, pmacct or capture; goes before processor_source")
 }
 
 fn ddl() -> clap::Command {
@@ -405,7 +412,7 @@ mod tests {
 
     #[test]
     fn subcommands() {
-        let check = Check { config: "c".into(), data_dir: None, connect: false };
+        let check = Check { config: "c".into(), data_dir: None, source: None, connect: false };
         assert_eq!(parse_with("check -config c", &[]), Ok(Command::Check(check.clone())));
         let full = Check { data_dir: Some("d".into()), connect: true, ..check };
         assert_eq!(parse_with("check --config=c -data-dir d --connect", &[]), Ok(Command::Check(full)));

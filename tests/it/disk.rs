@@ -120,6 +120,35 @@ fn a_read_only_disk_is_said() {
     report("read-only disk", "remount,ro before the start, then rw", "said, exit 1, then goes on");
 }
 
+/// Nobody can take the disk away by `remount,ro` while the program runs: its lock file is open for writing all the time, so the
+/// kernel refuses, before the first row, with a file open and with none. Only a force that asks nobody is left; see below.
+#[test]
+fn a_disk_cannot_be_made_read_only_under_it() {
+    let island = Island::tmpfs("size=32m");
+    let probe = Probe::new().data_dir(island.path().join("data")).key("rotate_interval_sec", 1);
+    let mut live = probe.start();
+    let refused = |stage: &str| {
+        for options in ["remount,ro", "remount,bind,ro"] {
+            island.sh(&format!(
+                "mount -o {options} {0} 2>&1 && exit 1 || mount -o {options} {0} 2>&1 | grep -q 'is busy' # {stage}",
+                island.mounted().display()
+            ));
+        }
+    };
+    live.wait_for("data_dir_ready");
+    refused("no file yet");
+    live.feed(&rows(0..50));
+    wait_until("the rows are on the disk", || on_disk(probe.data()).len() == 50);
+    refused("a file is open");
+    live.wait_for("file_rotated");
+    refused("the file is sealed");
+    live.feed(&rows(50..100));
+    live.end().expect(0);
+    assert_eq!(spooled(probe.data()), (0..100).collect::<Vec<_>>());
+    island.remount("ro");
+    report("read-only disk", "remount,ro under the run", "refused by the kernel while it runs; all rows there");
+}
+
 /// The kernel finds an error in the file system and remounts it read-only under the running program, as it does on worn-out
 /// disks. Nothing can be written any more, and that is said; what was flushed is there when the disk is mounted again.
 #[test]

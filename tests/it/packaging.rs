@@ -165,3 +165,67 @@ fn top_without_a_program_or_a_terminal() {
     let output = top();
     assert!(output.status.code() == Some(1) && said(&output).starts_with("no processor runs in "), "{output:?}");
 }
+
+/// systemd's own checks of the unit, with this build in the place of the installed program.
+#[test]
+fn systemd_has_nothing_to_say_about_the_unit() {
+    let unit = text("processor.service");
+    assert!(unit.contains("\nType=notify\n") && unit.contains("\nKillMode=mixed\n"));
+    let dir = temp_dir();
+    let path = dir.path().join("processor.service");
+    std::fs::write(&path, unit.replace("/usr/bin/processor", PROCESSOR)).unwrap();
+    let path = path.to_str().unwrap();
+    let Some(output) = tool("systemd-analyze", &["verify", "--man=no", path], Stdio::null()) else { return };
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+/// Everything that the compose file mounts from beside it is there, and every port stays on this machine.
+#[test]
+fn the_compose_file_names_what_is_there() {
+    let compose = text("compose.yaml");
+    let mounted = compose.lines().filter_map(|line| line.trim().strip_prefix("- ./")?.split(':').next());
+    let mounted: Vec<_> = mounted.filter(|path| *path != "data").collect();
+    assert_eq!(mounted, ["pmacct.conf", "prometheus", "grafana/provisioning", "grafana/processor.json"]);
+    for path in mounted {
+        assert!(packaging(path).exists(), "{path}");
+    }
+    for service in ["processor", "prometheus", "grafana"] {
+        assert!(compose.contains(&format!("\n  {service}:\n")), "{service}");
+    }
+    for line in compose.lines().filter(|line| line.contains("listen-address") || line.contains("HTTP_ADDR")) {
+        assert!(line.contains("127.0.0.1"), "{line}");
+    }
+}
+
+/// The delivered configuration is right as it stands, and each of its comments is said in both languages.
+#[test]
+fn the_delivered_configuration_is_right_and_said_twice() {
+    let conf = text("pmacct.conf");
+    let is_chinese = |line: &str| line.chars().any(|c| ('\u{4e00}'..='\u{9fff}').contains(&c));
+    let mut comment = String::new();
+    for line in conf.lines() {
+        match line.strip_prefix("! ").filter(|rest| !rest.starts_with("processor_")) {
+            Some(rest) => comment.push_str(rest),
+            None if comment.is_empty() => {}
+            None => {
+                let english = comment.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| word.len() > 2).count();
+                assert!(is_chinese(&comment) && english > 1, "{comment}");
+                comment.clear();
+            }
+        }
+    }
+    let dir = temp_dir();
+    let path = dir.path().join("pmacct.conf");
+    std::fs::write(&path, &conf).unwrap();
+    for source in ["pmacct", "stdin"] {
+        let mut checked = Command::new(PROCESSOR);
+        checked.args(["check", "-config"]).arg(&path).env("PROCESSOR_SOURCE", source);
+        let output = checked.arg("-data-dir").arg(dir.path().join("data")).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        let is_missing = said.contains("is not on PATH");
+        assert!(output.status.success() || is_missing, "{source}: {said}");
+        assert!(source == "stdin" || is_missing || said.contains("# pmacctd runs "), "{said}");
+    }
+}

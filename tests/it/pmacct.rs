@@ -398,6 +398,25 @@ fn a_reader_that_stands_still_for_a_while_loses_nothing() {
     assert_eq!(chain.rows.sums(), sent, "{:?}", chain.stats.chain);
 }
 
+/// A reader that stands still for longer than the writers have patience costs whole windows; that is said and counted.
+#[test]
+fn a_window_that_nfacctd_throws_away_is_counted() {
+    if !netns::available(NEEDED) {
+        return;
+    }
+    let namespace = Namespace::new();
+    let mut chain = Chain::start(&namespace, &format!("{CONF}print_max_writers: 1\n"));
+    chain.wait_until_up();
+    chain.rows.stands_still.store(true, Ordering::Relaxed);
+    let sent = namespace.send(Traffic { packets: 60_000, flows: 60_000, rate: 15_000 });
+    chain.wait_for("the lost window", |event| matches!(event, Event::WindowLost { .. }));
+    assert!(chain.stats.chain.windows_lost.get() > 0);
+    chain.rows.stands_still.store(false, Ordering::Relaxed);
+    assert_eq!(chain.stop().unwrap(), SourceEnd::Stopped);
+    let arrived = chain.rows.sums();
+    assert!(0 < arrived.packets && arrived.packets < sent.packets, "{arrived:?} of {sent:?}, and no torn row");
+}
+
 #[test]
 fn an_interface_may_go_down_and_up_and_away() {
     if !netns::available(NEEDED) {

@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 use processor::status::client;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::spool::faketime;
 use crate::support::account::text_on_disk;
 use crate::support::island::{Island, Kind};
 use crate::support::netns::{self, MARK, Namespace, Sent, Traffic, sums};
+use crate::support::packets::{ETHERNET, Kinds, Maker, pcap_file};
 use crate::support::run::{Live, Probe, contents, wait_until};
 use crate::support::torture::{points, report};
 
@@ -91,6 +93,95 @@ fn nine_thousand_packets_a_second_are_in_the_files_to_the_last() {
         &format!("{flows} flows at {rate:.0} packets a second for {seconds} s, then SIGTERM"),
         &format!("{} packets and {} bytes sent, as many in the `.csv.gz`", sent.packets, sent.bytes),
     );
+}
+
+/// Recorded traffic: TCP, UDP, ICMP, IPv4, IPv6, both directions, tags and tunnels, as `tcpreplay` puts it on the wire.
+#[test]
+fn replayed_traffic_is_in_the_files_to_the_last() {
+    let needed = [NEEDED, &["tcpreplay"]].concat();
+    if !netns::available(&needed) {
+        return;
+    }
+    let namespace = Namespace::new();
+    let seconds = points(2, 120);
+    let probe = probe(&format!("{CONF}snaplen: 512\n"));
+    let kinds = Kinds { fragments: false, rejects: false, disorder: false, beyond_pmacct: false };
+    let mut frames = Maker::new(7, kinds, &[ETHERNET]).hosts(40).make(12_000);
+    // What a wire of this kind carries whole.
+    frames.retain(|frame| frame.wire_len as usize == frame.bytes.len() && (60..=1514).contains(&frame.wire_len));
+    frames.truncate(9000);
+    assert_eq!(frames.len(), 9000);
+    let once: u64 = frames.iter().map(|frame| frame.truth.unwrap().bytes).sum();
+    let mut sent = Sent { packets: 9000 * seconds as u64, bytes: once * seconds as u64 };
+    let capture = probe.path("replayed.pcap");
+    fs::write(&capture, pcap_file(&frames)).unwrap();
+    let live = start(&probe, &namespace.wrapper());
+    namespace.run(&format!("tcpreplay -q -i v0 --pps 9000 --loop {seconds} {}", capture.display()));
+    sent += mark(&namespace, probe.data());
+    ends_with(live, &probe, sent);
+    report(
+        "supervised pmacct",
+        &format!("tcpreplay of mixed traffic at 9,000 packets a second for {seconds} s, then SIGTERM"),
+        &format!("{} packets and {} bytes replayed, as many in the `.csv.gz`", sent.packets, sent.bytes),
+    );
+}
+
+/// What the daemons would take without a word and then print nothing: refused with the line, or put right and said once.
+#[test]
+fn what_would_run_and_print_nothing_is_said() {
+    if !netns::available(NEEDED) {
+        return;
+    }
+    for (line, part) in [
+        ("pcap_filter: ip andd port", "pcap_filter: the filter does not compile"),
+        ("print_output: csv # rows", "print_output: with 'csv # rows' the rows are not CSV"),
+        ("nfacctd_port: 9996", "nfprobe_receiver: pmacctd would send to 127.0.0.1:9995"),
+        ("pcap_savefile: /dev/null", "pcap_savefile: set together with pcap_interface"),
+    ] {
+        let probe = probe(&format!("{CONF}{line}\n"));
+        let ended = probe.run(b"").expect(2);
+        assert!(ended.log.contains("pmacct.conf:") && ended.log.contains(part), "{line}: {}", ended.log);
+        assert!(!ended.has("daemon_started"), "{line}: {}", ended.log);
+    }
+    let namespace = Namespace::new();
+    let own = "plugins: memory # no printer\nprint_history: 5m # minutes\nlogfile: /dev/null\ndaemonize: true\n";
+    let probe = probe(&format!("{CONF}{own}"));
+    let live = start(&probe, &namespace.wrapper());
+    let mut sent = namespace.send(Traffic { packets: 1000, flows: 100, rate: 4000 });
+    sent += mark(&namespace, probe.data());
+    let log = live.log();
+    for part in
+        ["a comment behind a value", "plugins: print instead of memory", "logfile left out", "daemonize left out"]
+    {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    assert_eq!(live.count("daemon_conf_changed"), 1, "{log}");
+    ends_with(live, &probe, sent);
+}
+
+/// A daemon that cannot live is tried ten times, after 1, 2, 4, … 60 seconds; each is said, and then it ends with 1. For this
+/// program time runs fifty times as fast.
+#[test]
+fn a_crash_loop_is_seen_and_ends_with_1() {
+    if !netns::available(NEEDED) {
+        return;
+    }
+    let namespace = Namespace::new();
+    let probe = probe(CONF).key("nfacctd_path", "/bin/false");
+    let mut wrapper = namespace.wrapper();
+    wrapper.extend(["env".to_owned(), format!("LD_PRELOAD={}", faketime().display()), "FAKETIME=+0 x50".to_owned()]);
+    let live = probe.start_under(&wrapper);
+    let restarts = "processor_child_restarts_total{child=\"nfacctd\"} ";
+    wait_until("restarts in the metrics", || {
+        let page = client::get(probe.data(), "/metrics", Duration::from_mins(10)).map(|(_, page)| page);
+        let page = page.unwrap_or_default();
+        let value = page.lines().find_map(|line| line.strip_prefix(restarts)?.parse::<u32>().ok());
+        value.is_some_and(|value| value > 2)
+    });
+    let ended = live.wait().expect(1);
+    let count = |event: &str| ended.log.lines().filter(|line| line.contains(&format!("\"event\":\"{event}\""))).count();
+    assert_eq!((count("daemon_started"), count("daemon_died"), count("daemon_restart")), (10, 10, 9), "{}", ended.log);
+    assert!(ended.log.contains("nfacctd: failed 10 times in a row"), "{}", ended.log);
 }
 
 /// The file system stands still under the data directory, as a disk does that has errors to work on.

@@ -117,7 +117,7 @@ fn names_do_not_come_back_when_it_restarts() {
 }
 
 /// The library that lies to a program about the time.
-fn faketime() -> PathBuf {
+pub fn faketime() -> PathBuf {
     let found = ["x86_64", "aarch64"].map(|arch| format!("/usr/lib/{arch}-linux-gnu/faketime/libfaketime.so.1"));
     let found = found.iter().map(PathBuf::from).find(|path| path.exists());
     found.expect("libfaketime is missing: run scripts/packages test")
