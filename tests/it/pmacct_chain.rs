@@ -4,6 +4,7 @@
 //! only process of a container, and after a stop with all flows still in the daemons' tables.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -355,4 +356,76 @@ fn what_the_daemons_lose_is_told() {
         live.wait().expect(0)
     };
     assert!(ended.has("chain_loss"), "{}", ended.log);
+}
+
+/// A program that says these lines on its stderr, prints `rows`, and stays until it is asked to end.
+fn stand_in(path: &Path, says: &[&str], rows: &str) {
+    let says: Vec<String> = says.iter().map(|line| format!("echo '{line}' >&2")).collect();
+    let script = format!(
+        "#!/bin/sh\ntrap 'exit 0' INT TERM\ntrap '' USR1\n{}\nprintf '{rows}'\nwhile :; do sleep 0.05; done\n",
+        says.join("\n")
+    );
+    fs::write(path, script).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// The losses that the real daemons cannot be made to have here: stand-ins say them in the daemons' words, and each becomes an
+/// event, a number in the metrics, and one in the report.
+#[test]
+fn every_loss_that_the_daemons_tell_is_a_number() {
+    let probe = Probe::new();
+    let (collector, exporter, file) = (probe.path("nfacctd"), probe.path("pmacctd"), probe.path("report"));
+    stand_in(
+        &collector,
+        &[
+            "INFO ( default/core ): waiting for NetFlow/IPFIX data on 127.0.0.1:29995",
+            "WARN ( default_print/print ): Maximum number of writer processes reached (10).",
+            "WARN ( default_print/print ): Missing data detected (plugin_buffer_size=0 plugin_pipe_size=1).",
+            "NOTICE ( default/core ): stats [127.0.0.1:29995] agent=127.0.0.1:0 time=1 packets=241 bytes=110220 seq_good=240 \
+             seq_jmp_fwd=3 seq_jmp_bck=2",
+            "NOTICE ( default/core ): stats [127.0.0.1:29995] time=1 discarded_packets=5",
+        ],
+        "A,B\\n1,2\\n3,to",
+    );
+    stand_in(
+        &exporter,
+        &["NOTICE ( default/core ): stats [v1,0] time=1 received_packets=3000 dropped_packets=7"],
+        "these are counters, not rows\\n",
+    );
+    let probe = probe
+        .key("source", "pmacct")
+        .key("nfacctd_path", collector.display())
+        .key("pmacctd_path", exporter.display())
+        .lines(&CONF.replace("9995", "29995"))
+        .key("status_report_enabled", "true")
+        .key("status_report_interval_sec", 1)
+        .key("status_report_file_path", file.display());
+    let live = probe.start();
+    let losses = [
+        ("kernel\",unit=\"packets", 7),
+        ("collector\",unit=\"datagrams", 5),
+        ("sequence\",unit=\"gaps", 3),
+        ("collector_window\",unit=\"windows", 1),
+        ("udp_socket\",unit=\"datagrams", 0),
+        ("torn_row\",unit=\"lines", 0),
+    ];
+    let told = |page: &str, place: &str, count: u64| {
+        let line = format!("processor_lost_total{{where=\"{place}\"}} {count}");
+        page.lines().any(|found| found == line)
+    };
+    wait_until("each loss in the metrics", || {
+        let page = client::get(probe.data(), "/metrics", Duration::from_secs(10)).unwrap_or_default().1;
+        losses.iter().all(|(place, count)| told(&page, place, *count))
+    });
+    let wanted = ["\"capturedPackets\":3000", "\"captureDrops\":7", "\"sequenceGaps\":3", "\"lostWindows\":1"];
+    wait_until("the report", || {
+        let report = fs::read_to_string(&file).unwrap_or_default();
+        wanted.iter().all(|number| report.contains(number))
+    });
+    live.signal(Signal::TERM);
+    let ended = live.wait().expect(0);
+    for event in ["window_lost", "ring_overflowed", "chain_loss", "row_torn"] {
+        assert!(ended.has(event), "{event}\n{}", ended.log);
+    }
+    assert_eq!(contents(probe.data()), b"A,B\n1,2\n", "whole rows alone");
 }
