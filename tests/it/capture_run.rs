@@ -167,6 +167,23 @@ fn rows_are_printed_in_every_form() {
 }
 
 #[test]
+fn a_window_has_the_records_that_end_in_it() {
+    // A packet a second; each is over a second later, the last at the end of the file.
+    let frames: Vec<Sent> = (0..30)
+        .map(|second| Sent { micros: 1_700_000_000_000_000 + second * 1_000_000, ..packet(udp("10.0.0.1", 7)) })
+        .collect();
+    let (_dir, path) = file(&frames);
+    for (window, want) in [(86_400, &[30][..]), (10, &[9, 10, 11]), (7, &[6, 7, 7, 7, 3]), (1, &[1; 30])] {
+        let keys = format!("pcap_savefile: {path}\naggregate: src_host\nnfprobe_timeouts: udp=1");
+        let (rows, _) = rows(&format!("{keys}\nprint_refresh_time: {window}"));
+        let packets: Vec<u64> = rows[1..].iter().map(|row| sum(std::slice::from_ref(row), 1)).collect();
+        // Of the windows of one second the last has the last two packets: the file ends in it.
+        let want = if window == 1 { [&[1; 28][..], &[2]].concat() } else { want.to_vec() };
+        assert_eq!(packets, want, "windows of {window} s");
+    }
+}
+
+#[test]
 fn rows_by_each_primitive_and_by_all() {
     let frames = Maker::new(71, Kinds { fragments: false, ..EVERYTHING }, &[ETHERNET]).make(2000);
     let (dir, path) = file(&frames);
@@ -384,6 +401,32 @@ fn an_interface_that_goes_away_ends_it_with_1_and_its_rows_in_files() {
         assert!(ended.log.contains("va"), "{}", ended.log);
         let rows = lines(&probe);
         assert_eq!(sum(&rows[1..], 1), ended.number("capture_ended", "decoded"));
+    });
+}
+
+#[test]
+fn what_does_not_fit_the_ring_is_counted() {
+    const PACKETS: u64 = 20_000;
+    in_namespace(|| {
+        let probe = probe("pcap_interface: va\naggregate: none\npmacctd_pipe_size: 524288\nnfprobe_maxflows: 1000");
+        let live = probe.start();
+        live.wait_for("capture_started");
+        // While it cannot read, the ring overflows.
+        live.signal(Signal::STOP);
+        let frame = Maker::new(1, PLAIN, &[ETHERNET]).of(udp("10.0.0.1", 7));
+        let mut from = sender("vb");
+        for _ in 0..PACKETS {
+            from.sendpacket(&frame.bytes[..]).unwrap();
+        }
+        live.signal(Signal::CONT);
+        live.wait_for("capture_dropped");
+        let dropped = || metric(probe.data(), "processor_lost_total{where=\"kernel\",unit=\"packets\"}");
+        wait_until("every packet is seen or dropped", || metric(probe.data(), SEEN) + dropped() == PACKETS);
+        live.signal(Signal::TERM);
+        let ended = live.wait().expect(0);
+        let (seen, dropped) = (ended.number("capture_ended", "seen"), ended.number("capture_ended", "dropped"));
+        assert!(dropped > 0 && seen + dropped == PACKETS, "{seen} seen, {dropped} dropped");
+        assert_eq!(sum(&lines(&probe)[1..], 1), seen);
     });
 }
 

@@ -4,6 +4,7 @@
 mod architecture;
 mod capture;
 mod capture_chain;
+mod capture_files;
 mod capture_live;
 mod capture_run;
 mod connect;

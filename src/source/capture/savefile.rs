@@ -116,6 +116,17 @@ impl Order {
     }
 }
 
+/// Which of a pcap record's two lengths comes first; writers before version 2.4 of the format did not agree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lengths {
+    /// Bytes kept, then bytes on the wire.
+    KeptFirst,
+    /// The other way round, before version 2.3.
+    WireFirst,
+    /// Either, in version 2.3: what is kept is the smaller one.
+    Unsure,
+}
+
 #[derive(Debug)]
 enum Format {
     /// Nothing read yet.
@@ -124,6 +135,7 @@ enum Format {
         order: Order,
         link_type: u32,
         ticks: Ticks,
+        lengths: Lengths,
     },
     Pcapng {
         order: Order,
@@ -198,7 +210,9 @@ impl Savefile {
     pub fn frame(&mut self) -> Result<Option<Captured<'_>>, FormatError> {
         loop {
             let step = match &self.format {
-                Format::Pcap { order, link_type, ticks } => self.pcap_record(*order, *link_type, *ticks)?,
+                Format::Pcap { order, link_type, ticks, lengths } => {
+                    self.pcap_record(*order, *link_type, *ticks, *lengths)?
+                }
                 _ if self.skip > 0 => Step::Wait,
                 Format::Unknown => self.begin()?,
                 Format::Pcapng { .. } => self.block()?,
@@ -249,18 +263,25 @@ impl Savefile {
         let Some(header) = self.front().first_chunk::<24>() else { return Ok(Step::Wait) };
         // The upper bits state the length of the frames' check sequence, which no count needs.
         let link_type = order.u32(header, 20) & 0xffff;
-        self.format = Format::Pcap { order, link_type, ticks: Ticks::Decimal(power) };
+        let lengths = match (order.u16(header, 4), order.u16(header, 6)) {
+            (2, 0..=2) => Lengths::WireFirst,
+            (2, 3) => Lengths::Unsure,
+            _ => Lengths::KeptFirst,
+        };
+        self.format = Format::Pcap { order, link_type, ticks: Ticks::Decimal(power), lengths };
         Ok(Step::Other { length: 24 })
     }
 
     #[inline]
-    fn pcap_record(&self, order: Order, link_type: u32, ticks: Ticks) -> Result<Step, FormatError> {
+    fn pcap_record(&self, order: Order, link_type: u32, ticks: Ticks, lengths: Lengths) -> Result<Step, FormatError> {
         if self.skip > 0 {
             return Ok(Step::Wait);
         }
         let front = self.front();
         let Some(header) = front.first_chunk::<16>() else { return Ok(Step::Wait) };
-        let kept = order.u32(header, 8) as usize;
+        let (first, second) = (order.u32(header, 8), order.u32(header, 12));
+        let swapped = lengths != Lengths::KeptFirst && (lengths == Lengths::WireFirst || first > second);
+        let (kept, wire_len) = if swapped { (second as usize, first) } else { (first as usize, second) };
         if kept > MAX_FRAME {
             return Err(FormatError::Length { at: self.at, length: kept as u64 });
         }
@@ -270,7 +291,6 @@ impl Savefile {
         let (secs, fraction) = (u64::from(order.u32(header, 0)), order.u32(header, 4));
         let micros = if ticks == Ticks::Decimal(9) { fraction / 1000 } else { fraction };
         let stamp = Stamp::new(secs, micros);
-        let wire_len = order.u32(header, 12);
         Ok(Step::Frame { record: 16 + kept, from: 16, to: 16 + kept, link_type, stamp, wire_len })
     }
 
@@ -429,6 +449,21 @@ mod tests {
                 assert_eq!(frames[2].3.len(), 1000);
             }
             assert_eq!(read(&file[..file.len() - 1], 64).1, Ok(false), "a file that was cut off");
+        }
+    }
+
+    #[test]
+    fn the_lengths_of_old_files_come_the_other_way_round() {
+        let record = |kept: u32, wire: u32| [7, 0, kept, wire].map(u32::to_le_bytes).concat();
+        let file = |minor: u8, first: u32, second: u32| {
+            let mut file = pcap([0xd4, 0xc3, 0xb2, 0xa1], 1, &[]);
+            file[4..8].copy_from_slice(&[2, 0, minor, 0]);
+            [file, record(first, second), vec![1; 3]].concat()
+        };
+        for (minor, first, second) in [(4, 3, 9), (3, 3, 9), (3, 9, 3), (2, 9, 3), (0, 9, 3)] {
+            let (frames, end) = read(&file(minor, first, second), 64);
+            assert_eq!(end, Ok(true), "2.{minor}");
+            assert_eq!(frames, [(1, 7_000_000, 9, vec![1; 3])], "2.{minor}");
         }
     }
 

@@ -96,19 +96,17 @@ pub enum Beyond {
     OldServiceTag,
     /// Two and more MPLS labels are decoded for some label values only.
     Labels,
-    /// PPPoE or labels behind a tag, or labels in PPPoE.
-    Mixed,
+    /// Labels in PPPoE are not decoded.
+    LabelsInPppoe,
     /// Tags, PPPoE and labels behind a Linux cooked header.
     Cooked,
     /// A total length of 0 counts as 0 bytes.
     NoLength,
     /// Bytes of TCP's and ICMP's later fragments are taken for flags and for type and code.
     LaterFragment,
-    /// A first fragment without TCP's flags.
-    TinyFirst,
     /// Later fragments whose first one never comes.
     NoFirst,
-    /// A last fragment with less than eight bytes.
+    /// A last fragment with less than four bytes, where the ports of a first one would be.
     ShortLast,
     /// Destination options in the fragmented part.
     OptionsInFragments,
@@ -367,7 +365,7 @@ impl Maker {
             cuts.push(cuts[cuts.len() - 1] + 1480);
         }
         if !self.kinds.beyond_pmacct {
-            body.resize(cuts[cuts.len() - 1] + 8, 0x55);
+            body.resize(cuts[cuts.len() - 1] + 4, 0x55);
         }
         cuts.push(body.len());
         let mut pieces: Vec<(usize, usize)> = cuts.windows(2).map(|pair| (pair[0], pair[1])).collect();
@@ -396,9 +394,8 @@ impl Maker {
             let flags = if from == 0 && !tiny { flags } else { 0 };
             for (beyond, is_so) in [
                 (Beyond::LaterFragment, from > 0 && way.proto != 17),
-                (Beyond::TinyFirst, tiny && from == 0),
                 (Beyond::NoFirst, !has_first),
-                (Beyond::ShortLast, to - from < 8),
+                (Beyond::ShortLast, to - from < 4),
                 (Beyond::OptionsInFragments, behind),
             ] {
                 if is_so {
@@ -539,7 +536,7 @@ impl Maker {
             (Beyond::ServiceTag, has(0x88a8)),
             (Beyond::OldServiceTag, has(0x9100)),
             (Beyond::Labels, labels > 1),
-            (Beyond::Mixed, u8::from(tags > 0) + u8::from(labels > 0) + u8::from(pppoe) > 1),
+            (Beyond::LabelsInPppoe, labels > 0 && pppoe),
         ] {
             if is_so {
                 self.beyond.push(beyond);
@@ -563,7 +560,7 @@ impl Maker {
         let (mut bytes, _) = self.link(link_type, false);
         let head = bytes.len();
         let raw = matches!(link_type, RAW | LOOPBACK);
-        let (reason, kept, wire) = match self.rng.below(8) {
+        let (reason, kept, wire) = match self.rng.below(10) {
             0 if !raw => {
                 // ARP.
                 let type_at = match link_type {
@@ -575,6 +572,8 @@ impl Maker {
                 ("not_ip", 60, 60)
             }
             1 => ("short_frame", head + 19, head + 19),
+            7 => ("short_frame", 0, 0),
+            8 => ("cut_by_snaplen", 0, head + 38),
             2 => ("cut_by_snaplen", head + 19, head + 38),
             3 => ("cut_by_snaplen", head + 22, head + 38),
             4 if !raw => {
