@@ -21,9 +21,9 @@
 //!   6, 8, 10, 12, 16, 20, 22 or 28 bytes are the same, in whatever column they stood (addresses and ports of a reverse flow
 //!   stand in the other one). Short ones find the network of an address, 20 finds a stamp up to its second, 28 finds
 //!   `443,27,6,0,2025-11-27 10:2…` in one piece.
-//! * Which four: columns differ, so each keeps the ways that gained most together over 256 rows watched after the window
-//!   has filled (320 rows), in pairs, and a pair only where it saves half a bit a row; everything is tried until then, and
-//!   again every 32,768 rows.
+//! * Which four: columns differ, so each keeps the ways that gained most together over 192 rows watched after the window
+//!   has filled (320 rows), in pairs, and a pair only where it saves half a bit a row. Every 10,240 rows all ways are
+//!   filled and watched again; a new encoder tries them all until it has chosen.
 //! * Of the candidates the one with the highest gain is taken: 4 bits a byte (a digit's literal costs 3.3 to 4) less 7 and
 //!   the bits of the distance. Candidates are compared by one vector each, without a branch, since none could be foreseen.
 //! * The match is prolonged to the front over bytes that agree (the separator, the end of the field before); where it

@@ -21,13 +21,15 @@ const KEPT: usize = 4;
 /// Rows that fill the tables before any is watched: about a window of rows.
 const WARM: usize = 320;
 /// Rows watched: what would each way have gained?
-const WATCHED: usize = 256;
-/// Rows after which the ways are chosen anew.
-const AGAIN: usize = 32 * 1024;
-/// What a pair of ways must gain over the pairs already kept, in bits over all watched rows: half a bit a row. At 96 rows that
-/// nfacctd printed became 0.1 % smaller and took 7 % longer, at 192 they became 0.4 % larger and took 3 % less, at 1,024 2.7 %
-/// larger and a seventh less.
-const WORTH: u32 = 128;
+const WATCHED: usize = 192;
+/// Rows after which the ways are chosen anew. Rows that nfacctd prints change their kind, from pairs to single ones as flows
+/// end by age or by force, and choices of the other kind cost 12 %. With 256 rows watched every 32,768 such rows were 1 %
+/// larger on average and 3 % at worst, and took 2 % fewer instructions; rows of one kind were 0.2 % smaller.
+const AGAIN: usize = 10 * 1024;
+/// What a pair of ways must gain over the pairs already kept, in bits over all watched rows: half a bit a row. At three eighths
+/// rows that nfacctd printed became 0.1 % smaller and took 7 % longer, at three quarters 0.4 % larger and took 3 % less, at four
+/// bits 2.7 % larger and a seventh less.
+const WORTH: u32 = 96;
 /// A field from which more than this is left is searched by the general finder.
 const LONG: usize = 48;
 /// Bytes whose field ends are found at once.
@@ -102,6 +104,7 @@ pub(crate) struct Fields {
     columns: Box<[Column]>,
     /// Rows since learning began.
     rows: usize,
+    has_chosen: bool,
     gains: Box<[[[u8; WAYS]; WATCHED]]>,
     watched: [usize; COLUMNS],
 }
@@ -113,6 +116,7 @@ impl Fields {
             places: places.try_into().unwrap_or_else(|_| unreachable!("the length is the array's")),
             columns: vec![Column::NEW; COLUMNS].into_boxed_slice(),
             rows: 0,
+            has_chosen: false,
             gains: vec![[[0; WAYS]; WATCHED]; COLUMNS].into_boxed_slice(),
             watched: [0; COLUMNS],
         }
@@ -134,6 +138,19 @@ impl Fields {
         self.rows < WARM + WATCHED
     }
 
+    /// Whether every way is tried: it is when the tables are filled, and while there is no choice to go by.
+    fn is_watching(&self) -> bool {
+        self.rows >= WARM || !self.has_chosen
+    }
+
+    /// Enters the field that begins with `head` at `here` under every way.
+    #[inline(always)]
+    fn warm(&mut self, head: &[u8; HEAD], here: u16) {
+        for way in &ALL {
+            self.places[way.slot(head)] = here;
+        }
+    }
+
     /// Counts the rows of a strip; chooses when enough were watched, and learns again after a while.
     fn turn(&mut self, rows: usize) {
         let learned = self.is_learning();
@@ -147,6 +164,7 @@ impl Fields {
 
     /// Keeps for every column the ways that gained most together: the best, then the one that adds most to it, and so on.
     fn choose(&mut self) {
+        self.has_chosen = true;
         for (column, (&watched, gains)) in self.columns.iter_mut().zip(self.watched.iter().zip(&self.gains)) {
             let gains = &gains[..watched];
             let mut reached = [0_u8; WATCHED];
@@ -252,10 +270,13 @@ impl<L: Lanes> Parse<'_, L> {
         for &end in ends {
             let next = end as usize + 1;
             let head = bytes.at(place.start);
-            if LEARN {
+            if LEARN && self.fields.is_watching() {
                 self.learn(place, next, head);
             } else {
                 self.field(place, next, head);
+                if LEARN {
+                    self.fields.warm(head, (self.reach.base as usize + place.start) as u16);
+                }
             }
             let open = self.taken.cursor.max(place.start);
             if next > open + LONG {
