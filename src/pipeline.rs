@@ -484,7 +484,6 @@ impl SpoolLoop {
         let mut pause = RETRY.0;
         let mut recovered = None;
         loop {
-            let path = self.spool.path();
             let begun = Instant::now();
             let outcome = step(&mut self.spool);
             self.stats.waits.disk.add(begun.elapsed());
@@ -498,6 +497,7 @@ impl SpoolLoop {
                     return Ok(());
                 }
                 Err(Trouble::Full { used, free }) => {
+                    let path = self.spool.path();
                     self.stats.spool_full.set(1);
                     self.log.event(Event::SpoolFull { path: path.clone(), used, free });
                     recovered = Some(Event::SpoolFree { path });

@@ -71,11 +71,39 @@ const READERS: &[Reader] = &[
         ],
     },
     Reader {
+        name: "Node's zlib",
+        program: "node",
+        args: &["-e", "process.stdout.write(require('zlib').gunzipSync(require('fs').readFileSync(process.argv[1])))"],
+    },
+    Reader {
+        name: "Java's GZIPInputStream, which stops after the first member where available() is 0",
+        program: "java",
+        args: &[concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/Unpack.java")],
+    },
+    Reader {
         name: "Perl's IO::Uncompress, which stops after the first member",
         program: "perl",
         args: &["-MIO::Uncompress::Gunzip=gunzip", "-e", "gunzip $ARGV[0] => '-' or exit 1"],
     },
 ];
+
+/// The lines as DuckDB reads them; only where its module for Python is installed, for Debian has no package of it.
+const DUCKDB: Reader = Reader {
+    name: "DuckDB",
+    program: "python3",
+    args: &[
+        "-c",
+        "import duckdb,sys
+rows = duckdb.sql(f\"SELECT * FROM read_csv('{sys.argv[1]}', columns={{'line': 'VARCHAR'}}, header=false, delim='\\x01', \
+quote='', escape='', auto_detect=false)\").fetchall()
+sys.stdout.write(''.join(line + '\\n' for line, in rows))",
+    ],
+};
+
+fn has_duckdb() -> bool {
+    let found = Command::new("python3").args(["-c", "import duckdb"]).stderr(Stdio::null()).status();
+    found.is_ok_and(|status| status.success())
+}
 
 fn read_by(reader: &Reader, file: &Path) -> Vec<u8> {
     let output = Command::new(reader.program)
@@ -96,7 +124,7 @@ fn every_reader_opens_every_file() {
         probe.run(&input).expect(0);
         let files: Vec<PathBuf> = sealed(probe.data()).iter().map(|name| probe.data().join(name)).collect();
         assert_eq!(files.len(), 1);
-        for reader in READERS {
+        for reader in READERS.iter().chain(has_duckdb().then_some(&DUCKDB)) {
             assert!(read_by(reader, &files[0]) == input, "{} at level {level}", reader.name);
         }
     }
