@@ -165,7 +165,7 @@ impl Default for Limits {
             longest_pause: Duration::from_mins(1),
             failures_allowed: 10,
             linger: Duration::from_secs(1),
-            drain_within: Duration::from_secs(1),
+            drain_within: Duration::from_millis(1200),
             exporter_within: Duration::from_secs(4),
             stop_within: Duration::from_secs(8),
             unhurried_stop_within: Duration::from_mins(5),

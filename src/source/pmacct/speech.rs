@@ -102,6 +102,8 @@ pub enum Meaning<'a> {
     Discarded(u64),
     /// The exporter's plugin sends all that it holds and ends.
     Flushing,
+    /// The print plugin has started a writer for the window that is over.
+    Printing,
     /// A writer has finished a window of this many rows, of so many that it should have printed.
     Printed {
         /// Rows written, by the writer's own account.
@@ -178,6 +180,7 @@ const PHRASES: &[(&str, Meaning<'static>)] = &[
     ("issing data detected", Meaning::MissingData),
     ("going on without a filter", Meaning::FilterIgnored),
     ("Shutting down on user request", Meaning::Flushing),
+    ("*** Purging cache - START", Meaning::Printing),
     ("has become unavailable", Meaning::InterfaceGone),
     ("connection lost to '", Meaning::PluginLost),
     ("Unknown plugin type", Meaning::NoPrinter),
@@ -322,6 +325,7 @@ mod tests {
                 "INFO ( default_print/print ): *** Purging cache - END (PID: 10682, QN: 500/501, ET: 0) ***",
                 Meaning::Printed { rows: 500, of: 501 },
             ),
+            ("INFO ( default_print/print ): *** Purging cache - START (PID: 10682) ***", Meaning::Printing),
             (
                 "WARN ( default/core ): connection lost to 'default_nfprobe-nfprobe'; closing connection.",
                 Meaning::PluginLost,
