@@ -539,6 +539,10 @@ fn a_capture_file_is_read_to_its_end() {
     let mut chain = Chain::start(&namespace, &conf);
     assert_eq!(chain.end().unwrap(), SourceEnd::Eof);
     assert_eq!(chain.rows.sums(), sent);
+    assert!(
+        !chain.rest().iter().any(|event| matches!(event, Event::DaemonDied { .. })),
+        "the end of the file is no failure"
+    );
 }
 
 /// UDP datagrams with a second between the flows' turns.

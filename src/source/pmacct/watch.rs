@@ -289,16 +289,18 @@ impl Turn<'_> {
             Reaped::Core(status) => {
                 self.is_up(daemon).set(0);
                 let how = children::describe(status);
-                let was_asked = matches!(self.state.seat(daemon).life, Life::Asked { .. } | Life::Killed { .. });
-                self.at.log.event(if was_asked {
-                    Said::Trace { target: daemon.program().to_owned(), text: format!("ended: {how}") }
-                } else {
-                    Said::DaemonDied { daemon: daemon.program(), how, ran: self.started[slot(daemon)].elapsed() }
-                });
                 // Its core ends with 1 when it learns of the plugin's end in time, with 0 when it does not; all was sent in
                 // both cases, and a capture file that is read again would double every row.
                 let has_flushed = daemon == Daemon::Exporter && self.flushed_in == self.starts[slot(daemon)];
                 let exit = if has_flushed { Exit::Clean } else { children::exit_of(status) };
+                let was_asked = matches!(self.state.seat(daemon).life, Life::Asked { .. } | Life::Killed { .. });
+                let has_read_all =
+                    daemon == Daemon::Exporter && exit == Exit::Clean && self.at.plan.limits.exporter_may_end;
+                self.at.log.event(if was_asked || has_read_all {
+                    Said::Trace { target: daemon.program().to_owned(), text: format!("ended: {how}") }
+                } else {
+                    Said::DaemonDied { daemon: daemon.program(), how, ran: self.started[slot(daemon)].elapsed() }
+                });
                 self.pending.push_back(Event::CoreGone(daemon, exit));
             }
             Reaped::Last => {
