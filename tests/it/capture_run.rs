@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -124,9 +124,12 @@ fn no_thread_keeps_the_capabilities_that_only_opening_needs() {
         let probe = probe("pcap_interface: va\nprocessor_metrics_listen: 127.0.0.1:0");
         let live = probe.start();
         live.wait_for("capture_started");
+        let tasks = || fs::read_dir(format!("/proc/{}/task", live.pid())).unwrap().map(|task| task.unwrap().path());
+        let is_capture = |task: PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|name| name == "capture-va\n");
+        wait_until("the capture thread", || tasks().any(is_capture));
         let mut threads = BTreeSet::new();
-        for task in fs::read_dir(format!("/proc/{}/task", live.pid())).unwrap() {
-            let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        for task in tasks() {
+            let status = fs::read_to_string(task.join("status")).unwrap();
             let value = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
             for set in ["CapEff:", "CapPrm:", "CapInh:"] {
                 let bits = u64::from_str_radix(&value(set), 16).unwrap();

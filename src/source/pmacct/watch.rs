@@ -169,7 +169,7 @@ impl Turn<'_> {
     /// Its core wakes the print plugin at once and passes the signal on after exactly two seconds. A plugin that is woken prints
     /// so many whole seconds later as its deadline is away, counted from one second of the clock to the other; when that is two,
     /// the signal arrives while it forks its writer, finds the allocator locked, and the plugin stands still for ever (1.7.7,
-    /// seen in 5 of 148 stops with a window of two seconds).
+    /// seen in 4 of 148 stops with a window of two seconds).
     fn would_meet_a_window(&self) -> bool {
         let Some(printing) = self.printing else { return false };
         let now = since_1970();
