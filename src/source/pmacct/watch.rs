@@ -7,8 +7,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
+use chrono::DateTime;
 use crossbeam_channel::Sender;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
@@ -19,6 +20,7 @@ use super::kernel;
 use super::place::Place;
 use super::socket::{self, Socket};
 use super::speech::{self, Level, Meaning};
+use crate::clock;
 use crate::log::{Event as Said, Log};
 use crate::shutdown::Shutdown;
 use crate::stats::{Chain, Number};
@@ -110,7 +112,7 @@ struct Turn<'a> {
 }
 
 fn since_1970() -> Duration {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+    clock::now().signed_duration_since(DateTime::UNIX_EPOCH).to_std().unwrap_or_default()
 }
 
 /// The window in the collector's file, seconds; pmacct's default is 60.
