@@ -4,8 +4,10 @@
 //! the last of them. This needs root.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use pcap::{Active, Capture as Pcap};
@@ -212,27 +214,27 @@ fn the_fragments_of_a_datagram_stay_on_one_thread() {
 #[test]
 fn what_comes_while_threads_are_made_ready_is_not_counted_twice() {
     in_namespace(|| {
-        let way = |port: u16| Way {
-            src: "10.0.0.1".parse().unwrap(),
-            dst: "10.0.0.2".parse().unwrap(),
-            src_port: port,
-            dst_port: 53,
-            proto: 17,
+        let frame = |host: u8, port: u16| {
+            let (src, dst) = (IpAddr::from([10, 0, 1, host]), IpAddr::from([10, 0, 0, 2]));
+            Maker::new(1, PLAIN, &[ETHERNET]).of(Way { src, dst, src_port: port, dst_port: 53, proto: 17 }).bytes
         };
-        let frames: Vec<Vec<u8>> =
-            (1..60_000).map(|port| Maker::new(1, PLAIN, &[ETHERNET]).of(way(port)).bytes).collect();
         let mut from = sender("vb");
-        let sending = std::sync::atomic::AtomicBool::new(false);
+        let (is_sending, is_done) = (AtomicBool::new(false), AtomicBool::new(false));
         let lines = std::thread::scope(|scope| {
             scope.spawn(|| {
-                for frame in &frames {
-                    let _ = from.sendpacket(&frame[..]);
-                    sending.store(true, std::sync::atomic::Ordering::Relaxed);
+                // For as long as the rings take to be made, however long that is; each flow has one packet.
+                let all = (1..=40).flat_map(|host| (1..60_000).map(move |port| (host, port)));
+                for (host, port) in all.take_while(|_| !is_done.load(Ordering::Relaxed)) {
+                    let _ = from.sendpacket(&frame(host, port)[..]);
+                    is_sending.store(true, Ordering::Relaxed);
                 }
             });
-            wait_for("packets are sent", || sending.load(std::sync::atomic::Ordering::Relaxed));
+            wait_for("packets are sent", || is_sending.load(Ordering::Relaxed));
             let options = Options { threads: 8, ..options("va", WAY) };
-            let some = |counters: &Counters, _: &Shutdown| wait_for("some come", || counters.seen.get() > 0);
+            let some = |counters: &Counters, _: &Shutdown| {
+                wait_for("some come", || counters.seen.get() > 0);
+                is_done.store(true, Ordering::Relaxed);
+            };
             captured(options, some).unwrap()
         });
         let twice: Vec<_> = lines.iter().filter(|line| line.rsplit(',').nth(1) != Some("1")).collect();
