@@ -13,6 +13,7 @@ mod block;
 mod huffman;
 mod plain;
 mod rows;
+mod ways;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -12,15 +12,15 @@ pub(crate) trait Lanes: Copy {
     /// Takes up the bytes that candidates are compared with.
     fn load(self, head: &[u8; 32]) -> Self::Probe;
 
-    /// How many of the first 32 bytes at `at` are those of `probe`.
-    fn same(self, probe: Self::Probe, bytes: Padded, at: usize) -> u32;
+    /// How many of the first bytes of `other` are those of `probe`.
+    fn same(self, probe: Self::Probe, other: &[u8; 32]) -> u32;
 
-    /// How many bytes from `old` and from `new` agree, at most `most`. `old < new`, and `new + most` lies before the padding.
+    /// How many bytes from `old` and from `new` agree, at most `most`. `old < new`, and `new + most` is a place of the buffer.
     #[inline(always)]
     fn common(self, bytes: Padded, old: usize, new: usize, most: usize) -> usize {
         let mut length = 0;
         while length < most {
-            let same = self.same(self.load(bytes.at(new + length)), bytes, old + length) as usize;
+            let same = self.same(self.load(bytes.at(new + length)), bytes.at(old + length)) as usize;
             length += same;
             if same < 32 {
                 break;
@@ -33,39 +33,43 @@ pub(crate) trait Lanes: Copy {
     fn marks(self, block: &[u8; 64], separator: u8) -> u64;
 }
 
-/// Bytes that go on for [`PADDING`] after the last one that counts, so that a fixed number can be read from any place with
-/// one comparison.
+/// Bytes that may stand before a place and are read before it is known whether they count.
+pub(crate) const LEAD: usize = 1 << 16;
+/// How many places a [`Buffer`] has; a power of two, so that a remainder keeps a place within it.
+pub(crate) const PLACES: usize = 1 << 19;
+/// Bytes readable after any place.
+pub(crate) const PADDING: usize = 64;
+/// Room for [`PLACES`] places and what is read around them. What is never touched takes no memory.
+pub(crate) type Buffer = [u8; LEAD + PLACES + PADDING];
+
+/// What a read from nowhere gives.
+static NOTHING: [u8; LEAD + PADDING] = [0; LEAD + PADDING];
+
+/// A [`Buffer`], read in pieces of fixed length from any place: no comparison is needed, for the length of the buffer and the
+/// remainder of the place are known when the program is compiled.
 #[derive(Clone, Copy)]
-pub(crate) struct Padded<'a> {
-    bytes: &'a [u8],
-    /// The last place from which [`PADDING`] bytes can be read.
-    last: usize,
-}
+pub(crate) struct Padded<'a>(pub(crate) &'a Buffer);
 
 impl<'a> Padded<'a> {
-    /// `bytes`, of which the last [`PADDING`] are the padding. Shorter ones read as zeros.
-    #[inline(always)]
-    pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        if bytes.len() < PADDING {
-            return Self { bytes: &[0; PADDING], last: 0 };
-        }
-        Self { bytes, last: bytes.len() - PADDING }
-    }
-
-    /// The `N` bytes at `at`. A place beyond the last one that counts is a mistake of the caller and reads as zeros.
+    /// The `N` bytes at `at`, which is below [`PLACES`].
     #[inline(always)]
     pub(crate) fn at<const N: usize>(self, at: usize) -> &'a [u8; N] {
         const { assert!(N <= PADDING) };
-        if at > self.last {
-            debug_assert!(false, "the buffer is not padded");
-            return &[0; N];
-        }
-        // SAFETY: `at` + `PADDING` is at most the length of `bytes`, and `N` is at most `PADDING`; an array of bytes has no
-        // alignment.
-        #[allow(unsafe_code)]
-        unsafe {
-            &*self.bytes.as_ptr().add(at).cast::<[u8; N]>()
-        }
+        debug_assert!(at < PLACES, "no place of the buffer: {at}");
+        self.0[at % PLACES..].first_chunk().unwrap_or(&[0; N])
+    }
+
+    /// The [`LEAD`] bytes before `at` and the [`PADDING`] from there on. `at` is at least [`LEAD`].
+    #[inline(always)]
+    pub(crate) fn around(self, at: usize) -> &'a [u8; LEAD + PADDING] {
+        debug_assert!((LEAD..PLACES).contains(&at), "no place of the buffer with room before it: {at}");
+        self.0[at.wrapping_sub(LEAD) % PLACES..].first_chunk().unwrap_or(&NOTHING)
+    }
+
+    /// The bytes `from..to`; none where the buffer has no such.
+    #[inline(always)]
+    pub(crate) fn range(self, from: usize, to: usize) -> &'a [u8] {
+        self.0.get(from..to).unwrap_or_default()
     }
 
     /// The eight bytes at `at`, the first lowest.
@@ -74,9 +78,6 @@ impl<'a> Padded<'a> {
         u64::from_le_bytes(*self.at(at))
     }
 }
-
-/// Bytes readable after the last byte that counts.
-pub(crate) const PADDING: usize = 64;
 
 /// Eight bytes at a time, on any machine.
 #[derive(Clone, Copy)]
@@ -100,8 +101,8 @@ impl Lanes for Words {
     }
 
     #[inline(always)]
-    fn same(self, probe: [u64; 4], bytes: Padded, at: usize) -> u32 {
-        let other = self.load(bytes.at(at));
+    fn same(self, probe: [u64; 4], other: &[u8; 32]) -> u32 {
+        let other = self.load(other);
         for lane in 0..4 {
             let differ = probe[lane] ^ other[lane];
             if differ != 0 {
@@ -157,9 +158,8 @@ impl Lanes for Wide {
     }
 
     #[inline(always)]
-    fn same(self, probe: Self::Probe, bytes: Padded, at: usize) -> u32 {
+    fn same(self, probe: Self::Probe, other: &[u8; 32]) -> u32 {
         use std::arch::x86_64::{_mm256_cmpeq_epi8, _mm256_loadu_si256, _mm256_movemask_epi8};
-        let other = bytes.at::<32>(at);
         // SAFETY: an unaligned load of an array of 32 bytes, where AVX2 was detected.
         let equal = unsafe {
             let other = _mm256_loadu_si256(other.as_ptr().cast());
@@ -210,17 +210,19 @@ mod tests {
         ) {
             let new = old + ahead;
             let naive = (0..most).take_while(|&at| bytes[old + at] == bytes[new + at]).count();
-            let padded = Padded::new(&bytes);
+            let mut buffer: Box<Buffer> = vec![0; size_of::<Buffer>()].into_boxed_slice().try_into().unwrap();
+            buffer[..bytes.len()].copy_from_slice(&bytes);
+            let padded = Padded(&buffer);
             prop_assert_eq!(Words.common(padded, old, new, most), naive);
             let head = bytes[new..].first_chunk::<32>().unwrap();
             let same = (0..32).take_while(|&at| bytes[old + at] == bytes[new + at]).count() as u32;
-            prop_assert_eq!(Words.same(Words.load(head), padded, old), same);
+            prop_assert_eq!(Words.same(Words.load(head), padded.at(old)), same);
             let marks = (0..64).filter(|&at| matches!(bytes[old + at], b',' | b'\n')).fold(0, |marks, at| marks | 1_u64 << at);
             prop_assert_eq!(Words.marks(padded.at(old), b','), marks);
             #[cfg(target_arch = "x86_64")]
             if let Some(wide) = Wide::detect() {
                 prop_assert_eq!(wide.common(padded, old, new, most), naive);
-                prop_assert_eq!(wide.same(wide.load(head), padded, old), same);
+                prop_assert_eq!(wide.same(wide.load(head), padded.at(old)), same);
                 prop_assert_eq!(wide.marks(padded.at(old), b','), marks);
             }
         }

@@ -7,6 +7,7 @@
 
 use super::bits::{Bits, SLACK};
 use super::huffman::{self, Code, DIST, Header, LITLEN};
+use crate::fields::lanes::Padded;
 
 /// The shortest and the longest match (RFC 1951, 3.2.5).
 pub(crate) const LEAST: usize = 3;
@@ -21,6 +22,8 @@ pub(crate) const CHUNK: usize = 256 * 1024;
 const END: usize = 256;
 /// Literals are copied in runs of this many.
 const RUN: usize = 16;
+/// Places for literals: a power of two, so that a remainder keeps a place within them.
+const LITERALS: usize = 2 * CHUNK;
 /// Four literals go into the word of bits between two flushes: 4 × 14 + 7 bits.
 const LONGEST_LITLEN: usize = 14;
 
@@ -35,7 +38,7 @@ pub(crate) struct Match {
 /// Where one block stands in a buffer, and how it was parsed.
 #[derive(Clone, Copy)]
 pub(crate) struct Parsed<'a> {
-    pub(crate) bytes: &'a [u8],
+    pub(crate) bytes: Padded<'a>,
     pub(crate) from: usize,
     pub(crate) to: usize,
     pub(crate) matches: &'a [Match],
@@ -62,7 +65,7 @@ impl Held {
 
 /// Makes blocks; keeps its memory from block to block.
 pub(crate) struct Blocks {
-    literals: Box<[u8]>,
+    literals: Box<[u8; LITERALS + RUN]>,
     litlen: Code<LITLEN>,
     dist: Code<DIST>,
     fixed_litlen: Code<LITLEN>,
@@ -72,8 +75,9 @@ pub(crate) struct Blocks {
 
 impl Blocks {
     pub(crate) fn new() -> Self {
+        let literals = vec![0; LITERALS + RUN].into_boxed_slice();
         Self {
-            literals: vec![0; CHUNK + 2 * RUN].into_boxed_slice(),
+            literals: literals.try_into().unwrap_or_else(|_| unreachable!("the length is the array's")),
             litlen: Code::empty(),
             dist: Code::empty(),
             fixed_litlen: huffman::fixed_litlen(),
@@ -95,7 +99,7 @@ impl Blocks {
         let own = self.header.bits() + self.litlen.cost(&litlen) + self.dist.cost(&dist) + extra;
         let fixed = self.fixed_litlen.cost(&litlen) + self.fixed_dist.cost(&dist) + extra;
         let coded = own.min(fixed);
-        let plain = &parsed.bytes[parsed.from..parsed.to];
+        let plain = parsed.bytes.range(parsed.from, parsed.to);
         if stored_bits(plain.len()) <= coded {
             return store(plain, held, out);
         }
@@ -104,11 +108,11 @@ impl Blocks {
         let mut bits = Bits::new(&mut out[at..], held.word, held.count);
         let (written, word, count) = if fixed <= own {
             bits.add(0b01 << 1, 3);
-            emit(parsed, &self.literals, &self.fixed_litlen, &self.fixed_dist, bits)
+            emit(parsed, &self.fixed_litlen, &self.fixed_dist, bits)
         } else {
             bits.add(0b10 << 1, 3);
             self.header.write(&mut bits);
-            emit(parsed, &self.literals, &self.litlen, &self.dist, bits)
+            emit(parsed, &self.litlen, &self.dist, bits)
         };
         out.truncate(at + written);
         Held { word, count }
@@ -155,16 +159,12 @@ impl Blocks {
 
     /// Copies literals sixteen at a time; what comes along behind the last is overwritten by the next.
     #[inline(always)]
-    fn gather(&mut self, bytes: &[u8], from: usize, to: usize, filled: usize) {
+    fn gather(&mut self, bytes: Padded, from: usize, to: usize, filled: usize) {
         let mut done = 0;
         loop {
-            let run = bytes.get(from + done..).and_then(<[u8]>::first_chunk::<RUN>);
-            let room = self.literals.get_mut(filled + done..).and_then(|room| room.first_chunk_mut::<RUN>());
-            let (Some(run), Some(room)) = (run, room) else {
-                debug_assert!(false, "both buffers go on for a run behind their bytes");
-                return;
-            };
-            *room = *run;
+            if let Some(room) = self.literals[(filled + done) % LITERALS..].first_chunk_mut::<RUN>() {
+                *room = *bytes.at(from + done);
+            }
             done += RUN;
             if from + done >= to {
                 return;
@@ -239,77 +239,68 @@ fn store(bytes: &[u8], held: Held, out: &mut Vec<u8>) -> Held {
     held
 }
 
-/// A code and its length in one number: `bits << 8 | length`.
-const fn entry(bits: u32, length: u32) -> u32 {
-    bits << 8 | length
+/// A code, the extra bits of a length behind it, and the length of both.
+#[derive(Clone, Copy, Default)]
+struct Entry {
+    bits: u32,
+    length: u32,
 }
 
 /// Writes everything after the header.
 #[inline(always)]
-fn emit(
-    parsed: Parsed,
-    literals: &[u8],
-    litlen: &Code<LITLEN>,
-    dist: &Code<DIST>,
-    mut bits: Bits,
-) -> (usize, u64, u32) {
-    let mut codes = [0_u32; 256];
-    for (byte, code) in codes.iter_mut().enumerate() {
-        *code = entry(litlen.bits[byte].into(), litlen.lengths[byte].into());
+fn emit(parsed: Parsed, litlen: &Code<LITLEN>, dist: &Code<DIST>, mut bits: Bits) -> (usize, u64, u32) {
+    let mut literals = [Entry::default(); 2 * NONE];
+    for (byte, entry) in literals.iter_mut().enumerate().take(NONE) {
+        *entry = Entry { bits: litlen.bits[byte].into(), length: litlen.lengths[byte].into() };
     }
-    let mut lengths = [0_u32; 512];
-    for (length, code) in lengths.iter_mut().enumerate().take(MOST + 1).skip(LEAST) {
+    let mut lengths = [Entry::default(); 512];
+    for (length, entry) in lengths.iter_mut().enumerate().take(MOST + 1).skip(LEAST) {
         let Symbol { number: symbol, extra, value } = length_symbol(length);
         let own = u32::from(litlen.lengths[symbol]);
-        *code = entry(u32::from(litlen.bits[symbol]) | value << own, own + extra);
+        *entry = Entry { bits: u32::from(litlen.bits[symbol]) | value << own, length: own + extra };
     }
-    let mut distances = [0_u32; 32];
-    for (symbol, code) in distances.iter_mut().enumerate().take(DIST) {
-        *code = entry(dist.bits[symbol].into(), dist.lengths[symbol].into());
+    let mut distances = [Entry::default(); 32];
+    for (symbol, entry) in distances.iter_mut().enumerate().take(DIST) {
+        *entry = Entry { bits: dist.bits[symbol].into(), length: dist.lengths[symbol].into() };
     }
     let mut at = parsed.from;
-    let mut literals = literals;
     for found in parsed.matches {
         let start = found.start as usize;
-        literals = run(literals, start - at, &codes, &mut bits);
+        run(parsed.bytes, at, start, &literals, &mut bits);
         at = start + usize::from(found.length);
         let length = lengths[usize::from(found.length) % 512];
-        bits.add(u64::from(length >> 8), length & 0xff);
+        bits.add(u64::from(length.bits), length.length);
         let Symbol { number: symbol, extra, value } = distance_symbol(usize::from(found.distance));
         let distance = distances[symbol % 32];
-        bits.add(u64::from(distance >> 8), distance & 0xff);
+        bits.add(u64::from(distance.bits), distance.length);
         bits.add(u64::from(value), extra);
         bits.flush();
     }
-    run(literals, parsed.to - at, &codes, &mut bits);
+    run(parsed.bytes, at, parsed.to, &literals, &mut bits);
     bits.add(u64::from(litlen.bits[END]), u32::from(litlen.lengths[END]));
     bits.finish()
 }
 
-/// Writes `count` literals, four at a time; the last up to three under a mask, so that their number costs no branch.
-/// Returns the literals that follow.
+/// Added to a byte it makes a literal of no bits.
+const NONE: usize = 256;
+
+/// Writes the literals `from..to`, four at a time; the last up to three with others of no bits, so that their number costs no
+/// branch.
 #[inline(always)]
-fn run<'a>(literals: &'a [u8], count: usize, codes: &[u32; 256], bits: &mut Bits) -> &'a [u8] {
-    const MASKS: [[u32; 4]; 4] = [[0; 4], [!0, 0, 0, 0], [!0, !0, 0, 0], [!0, !0, !0, 0]];
-    let mut rest = literals;
-    let mut left = count;
-    while left >= 4
-        && let Some((four, after)) = rest.split_first_chunk::<4>()
-    {
-        for &byte in four {
-            let code = codes[usize::from(byte)];
-            bits.add(u64::from(code >> 8), code & 0xff);
+fn run(bytes: Padded, from: usize, to: usize, literals: &[Entry; 2 * NONE], bits: &mut Bits) {
+    const MASKS: [[usize; 4]; 4] = [[NONE; 4], [0, NONE, NONE, NONE], [0, 0, NONE, NONE], [0, 0, 0, NONE]];
+    let mut at = from;
+    while at + 4 <= to {
+        for &byte in bytes.at::<4>(at) {
+            let literal = literals[usize::from(byte)];
+            bits.add(u64::from(literal.bits), literal.length);
         }
         bits.flush();
-        rest = after;
-        left -= 4;
+        at += 4;
     }
-    if let Some(four) = rest.first_chunk::<4>() {
-        for (&byte, mask) in four.iter().zip(MASKS[left % 4]) {
-            let code = codes[usize::from(byte)] & mask;
-            bits.add(u64::from(code >> 8), code & 0xff);
-        }
+    for (&byte, mask) in bytes.at::<4>(at).iter().zip(MASKS[(to - at) % 4]) {
+        let literal = literals[usize::from(byte) | mask];
+        bits.add(u64::from(literal.bits), literal.length);
     }
     bits.flush();
-    rest.get(left..).unwrap_or_default()
 }

@@ -42,31 +42,32 @@
 
 use super::block::{Blocks, CHUNK, Held, LEAST, Match, Parsed, WINDOW};
 use super::plain::{Chains, Reach};
-use super::rows::{Fields, Parse, Taken};
+use super::rows::{Parse, Strip, Taken};
+use super::ways::Ways;
 use crate::fields;
 #[cfg(target_arch = "x86_64")]
 use crate::fields::lanes::Wide;
-use crate::fields::lanes::{Lanes, PADDING, Padded, Words};
+use crate::fields::lanes::{Buffer, LEAD, Lanes, PADDING, Padded, Words};
 
 /// Numbers of bytes in the stream start here, so that the zeros of a fresh table lie beyond every window.
 const FIRST: u32 = 1 << 16;
-/// Bytes in front of the first one of the buffer: a table's stale place may seem as far away as this, and is compared before
-/// it is known to be stale.
-const LEAD: usize = 1 << 16;
+/// The bytes of the buffer that are filled at most.
+const FULL: usize = LEAD + WINDOW + CHUNK;
 /// Past this number the window is given up and counting starts again, long before 32 bits run out.
 const RESTART: u32 = 1 << 30;
 
 /// Makes raw deflate of rows. Memory, about 1.9 MB, is allocated once; a call allocates only when `out` must grow.
 pub struct Encoder {
-    /// [`LEAD`], the window, the block, and [`PADDING`].
-    bytes: Box<[u8]>,
+    /// [`LEAD`], since what is stale in a table is compared before it is known to be stale; the window, and the block.
+    bytes: Box<Buffer>,
     filled: usize,
     /// Matches never reach before this byte.
     floor: usize,
     /// The number in the stream of the buffer's first byte.
     base: u32,
     separator: Option<u8>,
-    fields: Fields,
+    ways: Ways,
+    strip: Strip,
     chains: Chains,
     matches: Vec<Match>,
     blocks: Blocks,
@@ -78,13 +79,15 @@ impl Encoder {
     /// An encoder for the processor it runs on.
     #[must_use]
     pub fn new() -> Self {
+        let bytes = vec![0; size_of::<Buffer>()].into_boxed_slice();
         Self {
-            bytes: vec![0; LEAD + WINDOW + CHUNK + PADDING].into_boxed_slice(),
+            bytes: bytes.try_into().unwrap_or_else(|_| unreachable!("the length is the array's")),
             filled: LEAD,
             floor: LEAD,
             base: FIRST,
             separator: None,
-            fields: Fields::new(),
+            ways: Ways::new(),
+            strip: Strip::new(),
             chains: Chains::new(),
             matches: Vec::with_capacity(CHUNK / LEAST + 1),
             blocks: Blocks::new(),
@@ -112,7 +115,7 @@ impl Encoder {
         self.filled = LEAD;
         self.floor = LEAD;
         self.separator = None;
-        self.fields.clear();
+        self.ways.clear();
         self.encode_next(input, out);
     }
 
@@ -138,7 +141,7 @@ impl Encoder {
 
     /// Puts `chunk` behind the window and returns where it begins.
     fn load(&mut self, chunk: &[u8]) -> usize {
-        if self.filled + chunk.len() + PADDING > self.bytes.len() {
+        if self.filled + chunk.len() > FULL {
             let gone = self.filled.saturating_sub(LEAD + WINDOW);
             self.bytes.copy_within(LEAD + gone..self.filled, LEAD);
             self.filled -= gone;
@@ -148,7 +151,7 @@ impl Encoder {
         if self.base > RESTART {
             self.base = FIRST;
             self.floor = self.filled;
-            self.fields.clear();
+            self.ways.clear();
             self.chains.clear();
         }
         let from = self.filled;
@@ -229,26 +232,24 @@ fn block_wide(encoder: &mut Encoder, wide: Wide, from: usize, held: Held, out: &
 #[inline(always)]
 fn block<L: Lanes>(encoder: &mut Encoder, lanes: L, from: usize, held: Held, out: &mut Vec<u8>) -> Held {
     let to = encoder.filled;
-    let bytes = &encoder.bytes[..];
+    let bytes = Padded(&encoder.bytes);
     encoder.matches.clear();
     let mut parse = Parse {
         lanes,
         reach: Reach { base: encoder.base, floor: encoder.floor },
-        taken: Taken {
-            bytes: Padded::new(bytes),
-            to,
-            floor: encoder.floor,
-            cursor: from,
-            matches: &mut encoder.matches,
-        },
-        fields: &mut encoder.fields,
+        taken: Taken { bytes, to, floor: encoder.floor, cursor: from, matches: &mut encoder.matches },
+        ways: &mut encoder.ways,
         chains: &mut encoder.chains,
+        strip: &mut encoder.strip,
     };
     match encoder.separator {
         Some(separator) => parse.rows(from, separator),
         None => parse.plain(from, to),
     }
-    encoder.blocks.write(Parsed { bytes, from, to, matches: &encoder.matches }, held, out)
+    let before = out.len();
+    let held = encoder.blocks.write(Parsed { bytes, from, to, matches: &encoder.matches }, held, out);
+    encoder.ways.review(to - from, out.len() - before);
+    held
 }
 
 #[cfg(test)]

@@ -1,196 +1,72 @@
-//! Rows → matches: where fields start, what is tried there, and which tries are worth their time.
+//! Rows → matches: where fields start, which older place agrees longest with each, and which of these are taken.
+//!
+//! Most strips hold rows of equally many fields, and are worked on in passes, each a loop without surprises: the slots of all
+//! tries, column by column; the older places, in the order of the rows; how far they agree, column by column; at last the
+//! matches, which alone depend on one another. All else, and what is learned from, goes field by field. Both ways find the
+//! same.
 
 #![allow(clippy::inline_always, reason = "the hot loop is compiled as a whole for the features of its caller")]
 
 use super::block::{LEAST, MOST, Match, WINDOW};
 use super::plain::{Chains, Reach};
-use crate::fields::lanes::{Lanes, Padded, word};
+use super::ways::{ALL, COLUMNS, Column, KEPT, WAYS, Ways};
+use crate::fields::lanes::{LEAD, Lanes, PADDING, Padded};
 use crate::fields::spread;
 
-/// Columns told apart; a longer row begins again at 0, which costs size, not truth.
-const COLUMNS: usize = 64;
-/// The ways of looking for an older field.
-const WAYS: usize = 10;
-/// How many first bytes must be equal, by way. The field's end does not count, so that the longer ones tell apart what
-/// follows a short field.
-const FIRSTS: [usize; WAYS] = [10, 3, 4, 6, 8, 12, 16, 20, 22, 28];
-/// Slots of one way. A window holds about 3,500 fields.
-const SLOT_BITS: u32 = 12;
-/// Ways kept for a column at most, an even number. With six, nothing became smaller.
-const KEPT: usize = 4;
-/// Rows that fill the tables before any is watched: about a window of rows.
-const WARM: usize = 320;
-/// Rows watched: what would each way have gained?
-const WATCHED: usize = 192;
-/// Rows after which the ways are chosen anew. Rows that nfacctd prints change their kind, from pairs to single ones as flows
-/// end by age or by force, and choices of the other kind cost 12 %. With 256 rows watched every 32,768 such rows were 1 %
-/// larger on average and 3 % at worst, and took 2 % fewer instructions; rows of one kind were 0.2 % smaller.
-const AGAIN: usize = 10 * 1024;
-/// What a pair of ways must gain over the pairs already kept, in bits over all watched rows: half a bit a row. At three eighths
-/// rows that nfacctd printed became 0.1 % smaller and took 7 % longer, at three quarters 0.4 % larger and took 3 % less, at four
-/// bits 2.7 % larger and a seventh less.
-const WORTH: u32 = 96;
+/// Bytes worked on at once: about 40 rows, so that loops over rows are long, and all that is noted of them stays in the first
+/// level cache.
+const STRIP: usize = 4096;
+/// The most fields of a strip, and room for [`spread`].
+const FIELDS: usize = STRIP + 64;
 /// A field from which more than this is left is searched by the general finder.
 const LONG: usize = 48;
-/// Bytes whose field ends are found at once.
-const STRIP: usize = 2048;
 /// What a match must bring before it pays: its length's and its distance's code, in bits, beside the distance itself.
-const PRICE: u32 = 6;
-/// Bytes from a field's start on that are looked at before it is known how far it reaches.
-const HEAD: usize = 40;
+const PRICE: u32 = 8;
 /// What a byte costs as a literal, in bits. Digits take 3.3 to 4.
 const LITERAL: u32 = 4;
 
-/// One way of looking, as a column keeps it, and how its key is made: up to 8 bytes are moved to the top of a word, more are
-/// two words that overlap or leave a gap.
-#[derive(Clone, Copy)]
-struct Way {
-    factor: u64,
-    shift: u8,
-    second: u8,
-    /// The way's first slot in the table.
-    table: u16,
+/// What is noted of the fields of a strip. A try is a field under one way of its column.
+pub(crate) struct Strip {
+    /// Where fields end: the place of the separator or newline.
+    ends: Box<[u32]>,
+    starts: Box<[u32]>,
+    /// By try, row after row: the slot, and then how far before the field the older place lies, less one.
+    tries: Box<[u16]>,
+    /// By field: the [`rank`] of the best try, 0 for none.
+    best: Box<[u32]>,
+    /// The fields whose best try is worth a match.
+    worth: Box<[u16]>,
 }
 
-impl Way {
-    const fn of(way: usize) -> Self {
-        let table = (way << SLOT_BITS) as u16;
-        match FIRSTS[way] {
-            short @ 1..=8 => Self { factor: 0, shift: 64 - 8 * short as u8, second: 0, table },
-            long => Self { factor: 0x9fb2_1c65_1e98_df25, shift: 0, second: long as u8 - 8, table },
-        }
-    }
-
-    /// The slot of a field that begins with `head`.
-    #[inline(always)]
-    fn slot(&self, head: &[u8; HEAD]) -> usize {
-        let low = (word(head, 0) << (self.shift & 63)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let high = word(head, usize::from(self.second & 31)).wrapping_mul(self.factor);
-        usize::from(self.table | (low.wrapping_add(high) >> (64 - SLOT_BITS)) as u16)
-    }
-}
-
-/// All ways, tried while the columns are learned.
-const ALL: [Way; WAYS] = {
-    let mut ways = [Way::of(0); WAYS];
-    let mut way = 0;
-    while way < WAYS {
-        ways[way] = Way::of(way);
-        way += 1;
-    }
-    ways
-};
-
-/// The ways tried in one column: in pairs, for a loop of any length would end unforeseen more often.
-#[derive(Clone, Copy)]
-struct Column {
-    ways: [[Way; 2]; KEPT / 2],
-    pairs: usize,
-}
-
-impl Column {
-    const NEW: Self = Self { ways: [[Way::of(0); 2]; KEPT / 2], pairs: 0 };
-
-    #[inline(always)]
-    fn pairs(&self) -> &[[Way; 2]] {
-        &self.ways[..self.pairs.min(KEPT / 2)]
-    }
-}
-
-/// Where fields stood, and what to try in which column. Goes on from block to block.
-pub(crate) struct Fields {
-    /// The low 16 bits of the last place, by way and key. What is stale or foreign is found out by comparing.
-    places: Box<[u16; 1 << 16]>,
-    columns: Box<[Column]>,
-    /// Rows since learning began.
-    rows: usize,
-    has_chosen: bool,
-    gains: Box<[[[u8; WAYS]; WATCHED]]>,
-    watched: [usize; COLUMNS],
-}
-
-impl Fields {
+impl Strip {
     pub(crate) fn new() -> Self {
-        let places: Box<[u16]> = vec![0; 1 << 16].into_boxed_slice();
         Self {
-            places: places.try_into().unwrap_or_else(|_| unreachable!("the length is the array's")),
-            columns: vec![Column::NEW; COLUMNS].into_boxed_slice(),
-            rows: 0,
-            has_chosen: false,
-            gains: vec![[[0; WAYS]; WATCHED]; COLUMNS].into_boxed_slice(),
-            watched: [0; COLUMNS],
+            ends: vec![0; FIELDS].into(),
+            starts: vec![0; FIELDS].into(),
+            tries: vec![0; KEPT * FIELDS].into(),
+            best: vec![0; FIELDS].into(),
+            worth: vec![0; FIELDS].into(),
         }
     }
 
-    /// Forgets all places. The choices stay: neighbouring pieces are of one kind, and learning takes a twentieth of a piece's
-    /// time.
-    pub(crate) fn clear(&mut self) {
-        self.places[..WAYS << SLOT_BITS].fill(0);
-    }
-
-    /// Tries every way in every column again.
-    fn learn(&mut self) {
-        self.rows = 0;
-        self.watched = [0; COLUMNS];
-    }
-
-    fn is_learning(&self) -> bool {
-        self.rows < WARM + WATCHED
-    }
-
-    /// Whether every way is tried: it is when the tables are filled, and while there is no choice to go by.
-    fn is_watching(&self) -> bool {
-        self.rows >= WARM || !self.has_chosen
-    }
-
-    /// Enters the field that begins with `head` at `here` under every way.
+    /// Finds where the fields of `from..to` end; returns how many, and how many of these ends are newlines.
     #[inline(always)]
-    fn warm(&mut self, head: &[u8; HEAD], here: u16) {
-        for way in &ALL {
-            self.places[way.slot(head)] = here;
+    fn find<L: Lanes>(&mut self, lanes: L, bytes: Padded, (from, to): (usize, usize), separator: u8) -> (usize, usize) {
+        let (mut fields, mut rows) = (0, 0);
+        for at in (from..to).step_by(64) {
+            let real = if to - at < 64 { (1 << (to - at)) - 1 } else { u64::MAX };
+            let block = bytes.at(at);
+            rows += (lanes.marks(block, b'\n') & real).count_ones() as usize;
+            fields = spread(&mut self.ends, fields, at as u32, lanes.marks(block, separator) & real);
         }
+        (fields, rows)
     }
 
-    /// Counts the rows of a strip; chooses when enough were watched, and learns again after a while.
-    fn turn(&mut self, rows: usize) {
-        let learned = self.is_learning();
-        self.rows += rows;
-        if learned && !self.is_learning() {
-            self.choose();
-        } else if self.rows >= AGAIN {
-            self.learn();
-        }
-    }
-
-    /// Keeps for every column the ways that gained most together: the best, then the one that adds most to it, and so on.
-    fn choose(&mut self) {
-        self.has_chosen = true;
-        for (column, (&watched, gains)) in self.columns.iter_mut().zip(self.watched.iter().zip(&self.gains)) {
-            let gains = &gains[..watched];
-            let mut reached = [0_u8; WATCHED];
-            let mut left: [bool; WAYS] = [true; WAYS];
-            column.pairs = 0;
-            for pair in &mut column.ways {
-                let mut added = 0;
-                for kept in pair {
-                    let more = |way: usize| -> u32 {
-                        gains.iter().zip(&reached).map(|(gains, &had)| u32::from(gains[way].saturating_sub(had))).sum()
-                    };
-                    let fresh = (0..WAYS).filter(|&way| left[way]).map(|way| (more(way), way));
-                    let Some((more, way)) = fresh.max_by_key(|&(more, way)| (more, WAYS - way)) else { break };
-                    *kept = Way::of(way);
-                    left[way] = false;
-                    added += more;
-                    for (had, gains) in reached.iter_mut().zip(gains) {
-                        *had = (*had).max(gains[way]);
-                    }
-                }
-                if added < WORTH {
-                    break;
-                }
-                column.pairs += 1;
-            }
-        }
+    /// How many fields every row has, if all rows have as many, and no more than columns are told apart.
+    fn width(&self, bytes: Padded, (fields, rows): (usize, usize)) -> Option<usize> {
+        let width = fields.checked_div(rows).filter(|width| width * rows == fields && *width <= COLUMNS)?;
+        let ends_row = |row: &[u32]| row.last().is_some_and(|&end| bytes.at(end as usize) == b"\n");
+        self.ends[..fields].chunks_exact(width).all(ends_row).then_some(width)
     }
 }
 
@@ -199,8 +75,9 @@ pub(crate) struct Parse<'a, L> {
     pub(crate) lanes: L,
     pub(crate) reach: Reach,
     pub(crate) taken: Taken<'a>,
-    pub(crate) fields: &'a mut Fields,
+    pub(crate) ways: &'a mut Ways,
     pub(crate) chains: &'a mut Chains,
+    pub(crate) strip: &'a mut Strip,
 }
 
 /// The matches taken so far.
@@ -226,144 +103,179 @@ impl<L: Lanes> Parse<'_, L> {
     /// Parses rows whose fields are parted by `separator`, from `from` to the block's end.
     #[inline(always)]
     pub(crate) fn rows(&mut self, from: usize, separator: u8) {
-        let mut ends = [0_u32; STRIP + 64];
+        let bytes = self.taken.bytes;
         let mut place = Place { start: from, column: 0 };
-        let mut strip = from;
+        let mut at = from;
         let to = self.taken.to;
-        while strip < to {
-            let stop = to.min(strip + STRIP);
-            let count = self.ends(strip, stop, separator, &mut ends);
-            place = self.strip(&ends[..count], place);
-            strip = stop;
+        while at < to {
+            let most = to.min(at + STRIP);
+            let stop = memchr::memrchr(b'\n', bytes.range(at, most)).map_or(most, |last| at + last + 1);
+            let found = self.strip.find(self.lanes, bytes, (at, stop), separator);
+            let is_even = place.column == 0 && !self.ways.is_learning();
+            if is_even && let Some(width) = self.strip.width(bytes, found) {
+                self.even(found.0, width, at);
+                place.start = stop;
+            } else {
+                for field in 0..found.0 {
+                    place = self.uneven(place, self.strip.ends[field] as usize + 1);
+                }
+            }
+            self.ways.turn(found.1);
+            at = stop;
         }
         if place.start < to {
-            self.strip(&[to as u32 - 1], place);
+            self.uneven(place, to);
         }
     }
 
-    /// Where the fields of `from..to` end; returns how many.
+    /// Parses a strip from `from` on whose rows have `width` fields each.
     #[inline(always)]
-    fn ends(&self, from: usize, to: usize, separator: u8, ends: &mut [u32; STRIP + 64]) -> usize {
-        let mut count = 0;
-        let mut at = from;
-        while at < to {
-            let mut marks = self.lanes.marks(self.taken.bytes.at(at), separator);
-            if to - at < 64 {
-                marks &= (1 << (to - at)) - 1;
-            }
-            count = spread(ends, count, at as u32, marks);
-            at += 64;
-        }
-        count
-    }
-
-    /// Parses the fields that end at `ends`.
-    #[inline(always)]
-    fn strip(&mut self, ends: &[u32], place: Place) -> Place {
-        if self.fields.is_learning() { self.each::<true>(ends, place) } else { self.each::<false>(ends, place) }
-    }
-
-    #[inline(always)]
-    fn each<const LEARN: bool>(&mut self, ends: &[u32], mut place: Place) -> Place {
+    fn even(&mut self, fields: usize, width: usize, from: usize) {
         let bytes = self.taken.bytes;
-        let mut rows = 0;
-        for &end in ends {
-            let next = end as usize + 1;
-            let head = bytes.at(place.start);
-            if LEARN && self.fields.is_watching() {
-                self.learn(place, next, head);
-            } else {
-                self.field(place, next, head);
-                if LEARN {
-                    self.fields.warm(head, (self.reach.base as usize + place.start) as u16);
+        let base = self.reach.base;
+        let (columns, places) = self.ways.parts();
+        let columns = &columns[..width];
+        let Strip { ends, starts, tries, best, worth } = &mut *self.strip;
+        let (ends, starts, best) = (&ends[..fields], &mut starts[..fields], &mut best[..fields]);
+        let mut next = from as u32;
+        let mut longest = 0;
+        for (start, end) in starts.iter_mut().zip(ends) {
+            *start = next;
+            longest = longest.max(end - next);
+            next = end + 1;
+        }
+
+        best.fill(0);
+        let tries_a_row = columns.iter().map(|column| column.ways().len()).sum();
+        if tries_a_row > 0 {
+            let mut of = [0_u8; COLUMNS * KEPT];
+            let mut first = 0;
+            for (number, column) in columns.iter().enumerate() {
+                let rows = starts.chunks_exact(width).zip(tries.chunks_exact_mut(tries_a_row));
+                match column.ways().len() {
+                    0 => {}
+                    1 => slots::<1>(bytes, rows, column, number, first),
+                    2 => slots::<2>(bytes, rows, column, number, first),
+                    3 => slots::<3>(bytes, rows, column, number, first),
+                    _ => slots::<KEPT>(bytes, rows, column, number, first),
+                }
+                of[first..first + column.ways().len()].fill(number as u8);
+                first += column.ways().len();
+            }
+            for (row, tries) in starts.chunks_exact(width).zip(tries.chunks_exact_mut(tries_a_row)) {
+                for (try_, &column) in tries.iter_mut().zip(&of) {
+                    let here = base.wrapping_add(row[usize::from(column)]) as u16;
+                    let old = std::mem::replace(&mut places[usize::from(*try_)], here);
+                    *try_ = here.wrapping_sub(old).wrapping_sub(1);
                 }
             }
-            let open = self.taken.cursor.max(place.start);
-            if next > open + LONG {
-                self.plain(open, next);
+            first = 0;
+            for (number, column) in columns.iter().enumerate() {
+                let rows =
+                    starts.chunks_exact(width).zip(tries.chunks_exact(tries_a_row)).zip(best.chunks_exact_mut(width));
+                match column.ways().len() {
+                    0 => {}
+                    1 => compare::<1, L>(self.lanes, bytes, rows, number, first),
+                    2 => compare::<2, L>(self.lanes, bytes, rows, number, first),
+                    3 => compare::<3, L>(self.lanes, bytes, rows, number, first),
+                    _ => compare::<KEPT, L>(self.lanes, bytes, rows, number, first),
+                }
+                first += column.ways().len();
             }
-            let [last] = bytes.at(next - 1);
-            let ended = *last == b'\n';
-            rows += usize::from(ended);
-            place = Place { start: next, column: std::hint::select_unpredictable(ended, 0, place.column + 1) };
         }
-        self.fields.turn(rows);
-        place
+
+        let has_long = longest >= LONG as u32;
+        let mut count = 0;
+        for (number, &best) in best.iter().enumerate() {
+            // Written whether it counts or not: what counts could not be foreseen.
+            if let Some(room) = worth.get_mut(count) {
+                *room = number as u16;
+            }
+            count += usize::from(best >= WORTHWHILE || has_long);
+        }
+        for at in 0..count {
+            let field = usize::from(self.strip.worth[at]);
+            let (start, next) = (self.strip.starts[field] as usize, self.strip.ends[field] as usize + 1);
+            if next > self.taken.cursor {
+                self.settle(start, self.strip.best[field]);
+            }
+            if has_long {
+                self.long(start, next);
+            }
+        }
     }
 
-    /// Looks for a match at the start of the field `place.start..next`, the separator included.
+    /// Parses one field, which ends before `next`; returns where the next one starts.
     #[inline(always)]
-    fn field(&mut self, place: Place, next: usize, head: &[u8; HEAD]) {
-        let start = place.start;
-        let here = (self.reach.base as usize + start) as u16;
-        let Fields { places, columns, .. } = &mut *self.fields;
-        let Some(column) = columns.get(place.column % COLUMNS) else { return };
-        if next <= self.taken.cursor {
-            for pair in column.pairs() {
-                for way in pair {
-                    places[way.slot(head)] = here;
+    fn uneven(&mut self, place: Place, next: usize) -> Place {
+        let Place { start, column } = place;
+        let bytes = self.taken.bytes;
+        let (head, around) = (bytes.at(start), bytes.around(start));
+        let probe = self.lanes.load(bytes.at(start));
+        let here = self.reach.base.wrapping_add(start as u32) as u16;
+        let is_open = next > self.taken.cursor;
+        let mut best = 0;
+        if self.ways.is_learning() && (self.ways.is_watching() || !self.ways.has_chosen()) {
+            let mut gains = [0; WAYS];
+            for (gained, way) in gains.iter_mut().zip(&ALL) {
+                let before = here.wrapping_sub(self.ways.enter(way.slot(head), here)).wrapping_sub(1);
+                let same = self.lanes.same(probe, older(around, before));
+                if is_open && self.reaches(start, before) {
+                    *gained = gain(same as usize, before) as u8;
+                    best = best.max(rank(same, before));
                 }
             }
-            return;
-        }
-        let probe = self.lanes.load(front(head));
-        let farthest = (start - self.reach.floor).min(WINDOW);
-        let mut best = 0;
-        for pair in column.pairs() {
-            for way in pair {
-                let old = std::mem::replace(&mut places[way.slot(head)], here);
-                let distance = usize::from(here.wrapping_sub(old));
-                let valid = distance.wrapping_sub(1) < farthest;
-                // No branches, for none could be foreseen: what is not valid is compared too, and [`LEAD`] makes room for it.
-                let same = self.lanes.same(probe, self.taken.bytes, start - distance);
-                best = best.max(std::hint::select_unpredictable(valid, rank(same, distance), 0));
+            if is_open && self.ways.is_watching() {
+                self.ways.watch(column % COLUMNS, gains);
+            }
+        } else {
+            let (columns, places) = self.ways.parts();
+            for way in columns[column % COLUMNS].ways() {
+                let old = std::mem::replace(&mut places[usize::from(way.slot(head))], here);
+                let before = here.wrapping_sub(old).wrapping_sub(1);
+                best = best.max(rank(self.lanes.same(probe, older(around, before)), before));
+            }
+            if self.ways.is_learning() {
+                for way in &ALL {
+                    self.ways.enter(way.slot(head), here);
+                }
             }
         }
-        self.settle(start, best);
+        if is_open {
+            self.settle(start, best.max(0).cast_unsigned());
+        }
+        self.long(start, next);
+        let ended = bytes.at(next - 1) == b"\n";
+        Place { start: next, column: if ended { 0 } else { column + 1 } }
     }
 
-    /// The same for columns that are not known yet: tries every way, and keeps what each would have gained.
+    /// Whether what lies `before` and one more before `start` may be referred to.
     #[inline(always)]
-    fn learn(&mut self, place: Place, next: usize, head: &[u8; HEAD]) {
-        let start = place.start;
-        let here = (self.reach.base as usize + start) as u16;
-        let farthest = (start - self.reach.floor).min(WINDOW);
-        let probe = self.lanes.load(front(head));
-        let mut best = 0;
-        let mut gains = [0; WAYS];
-        for (gained, way) in gains.iter_mut().zip(&ALL) {
-            let old = std::mem::replace(&mut self.fields.places[way.slot(head)], here);
-            let distance = usize::from(here.wrapping_sub(old));
-            if distance.wrapping_sub(1) < farthest {
-                let same = self.lanes.same(probe, self.taken.bytes, start - distance);
-                *gained = gain(same as usize, distance) as u8;
-                best = best.max(rank(same, distance));
-            }
-        }
-        if next <= self.taken.cursor {
-            return;
-        }
-        let column = place.column % COLUMNS;
-        if self.fields.rows >= WARM
-            && let Some(kept) = self.fields.gains[column].get_mut(self.fields.watched[column])
-        {
-            *kept = gains;
-            self.fields.watched[column] += 1;
-        }
-        self.settle(start, best);
+    fn reaches(&self, start: usize, before: u16) -> bool {
+        usize::from(before) < (start - self.reach.floor).min(WINDOW)
     }
 
-    /// Takes the best candidate, if it is worth it.
+    /// Leaves what is not covered of a long field to the general finder.
+    #[inline(always)]
+    fn long(&mut self, start: usize, next: usize) {
+        let open = self.taken.cursor.max(start);
+        if next > open + LONG {
+            self.plain(open, next);
+        }
+    }
+
+    /// Takes the best try, if it is worth it.
     #[inline(always)]
     fn settle(&mut self, start: usize, best: u32) {
-        if best < WORTHWHILE {
+        let (same, before) = unrank(best);
+        if best < WORTHWHILE || !self.reaches(start, before) {
             return;
         }
-        let (same, distance) = unrank(best);
+        let distance = usize::from(before) + 1;
         let most = self.taken.to - start;
         let length =
             if same < 32 { same.min(most) } else { self.lanes.common(self.taken.bytes, start - distance, start, most) };
-        if length >= LEAST && gain(length, distance) > 0 {
+        if length >= LEAST && gain(length, before) > 0 {
             self.taken.take(self.lanes, start, length, distance);
         }
     }
@@ -437,31 +349,72 @@ impl Taken<'_> {
     }
 }
 
-/// The bits a match saves over literals; where it saves none it does not pay.
+/// The slots of one column's fields under the `N` ways of the column.
 #[inline(always)]
-fn gain(length: usize, distance: usize) -> u32 {
-    let far = usize::BITS - distance.leading_zeros();
-    (length as u32 * LITERAL).saturating_sub(far + PRICE)
+fn slots<'a, const N: usize>(
+    bytes: Padded,
+    rows: impl Iterator<Item = (&'a [u32], &'a mut [u16])>,
+    column: &Column,
+    number: usize,
+    first: usize,
+) {
+    let Some(ways) = column.ways.first_chunk::<N>() else { return };
+    for (starts, tries) in rows {
+        let head = bytes.at(starts[number] as usize);
+        for (slot, way) in tries[first..first + N].iter_mut().zip(ways) {
+            *slot = way.slot(head);
+        }
+    }
 }
 
-/// A candidate as a number that is the larger the better: what it saves, and the nearer of two.
+/// The best of the `N` tries of each of one column's fields.
 #[inline(always)]
-fn rank(same: u32, distance: usize) -> u32 {
-    (same * LITERAL + (distance as u32).leading_zeros()) << 16 | (distance as u32 ^ 0xffff)
+fn compare<'a, const N: usize, L: Lanes>(
+    lanes: L,
+    bytes: Padded,
+    rows: impl Iterator<Item = ((&'a [u32], &'a [u16]), &'a mut [u32])>,
+    number: usize,
+    first: usize,
+) {
+    for ((starts, tries), bests) in rows {
+        let start = starts[number] as usize;
+        let (probe, around) = (lanes.load(bytes.at(start)), bytes.around(start));
+        let mut best = 0;
+        // No branches, for none could be foreseen: what may not be referred to is compared too, and [`LEAD`] makes room for it.
+        for &before in &tries[first..first + N] {
+            best = best.max(rank(lanes.same(probe, older(around, before)), before));
+        }
+        bests[number] = best.cast_unsigned();
+    }
+}
+
+/// The bytes that lie `before` and one more before the middle of `around`.
+#[inline(always)]
+fn older(around: &[u8; LEAD + PADDING], before: u16) -> &[u8; 32] {
+    around[LEAD - 1 - usize::from(before)..].first_chunk().unwrap_or(&[0; 32])
+}
+
+/// The bits a match saves over literals; where it saves none it does not pay. `before` is its distance less one, as deflate
+/// counts the bits of a distance.
+#[inline(always)]
+fn gain(length: usize, before: u16) -> u32 {
+    (length as u32 * LITERAL).saturating_sub(u32::BITS - u32::from(before).leading_zeros() + PRICE)
+}
+
+/// A try as a number that is the larger the better, above what it saves, below how far back it lies. Negative for what lies
+/// beyond every window.
+#[inline(always)]
+fn rank(same: u32, before: u16) -> i32 {
+    let saved = same * LITERAL + u32::from(before).leading_zeros();
+    (saved << 16).cast_signed() | i32::from(before.cast_signed())
 }
 
 /// The least rank whose gain pays.
 const WORTHWHILE: u32 = (u32::BITS + PRICE + 1) << 16;
 
-/// How much agreed, and the distance.
+/// How much agreed, and how far back less one.
 #[inline(always)]
-fn unrank(rank: u32) -> (usize, usize) {
-    let distance = rank & 0xffff ^ 0xffff;
-    (((rank >> 16) - distance.leading_zeros()) as usize / LITERAL as usize, distance as usize)
-}
-
-/// The part of a head that is compared.
-#[inline(always)]
-fn front(head: &[u8; HEAD]) -> &[u8; 32] {
-    head.first_chunk().unwrap_or(&[0; 32])
+fn unrank(rank: u32) -> (usize, u16) {
+    let before = rank as u16;
+    ((rank >> 16).saturating_sub(u32::from(before).leading_zeros()) as usize / LITERAL as usize, before)
 }
