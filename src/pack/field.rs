@@ -20,15 +20,16 @@
 //! * At the start of a field, up to four ways of finding an older place are tried, each one slot of a table: the first 3, 4,
 //!   6, 8, 10, 12, 16, 20, 22 or 28 bytes are the same, in whatever column they stood (addresses and ports of a reverse flow
 //!   stand in the other one). Short ones find the network of an address, 20 finds a stamp up to its second, 28 finds
-//!   `443,27,6,0,2025-11-27 10:2…` in one piece.
+//!   `443,27,6,0,2025-11-27 10:2…` in one piece. A row takes some 18 tries.
 //! * Which four: columns differ, so each keeps the ways that gained most together over 192 rows watched after the window
-//!   has filled (320 rows), in pairs, and a pair only where it saves half a bit a row. Every 10,240 rows all ways are
-//!   filled and watched again; a new encoder tries them all until it has chosen.
-//! * Of the candidates the one with the highest gain is taken: 4 bits a byte (a digit's literal costs 3.3 to 4) less 7 and
-//!   the bits of the distance. Candidates are compared by one vector each, without a branch, since none could be foreseen.
-//! * The match is prolonged to the front over bytes that agree (the separator, the end of the field before); where it
-//!   covers the match before, that one goes. Where the match before ends in this field, it gives its tail up if the
-//!   new one brings 6 bytes more.
+//!   has filled (320 rows), and a way only where it saves a third of a bit a row. They are chosen anew when a block became
+//!   a sixteenth larger than usual, and after 32,768 rows ([`ways`](super::ways)).
+//! * Of the candidates the one with the highest gain is taken: 4 bits a byte (a digit's literal costs 3.3 to 4) less 8 and
+//!   the bits of the distance. Candidates are compared by one vector each, without a branch, since none could be foreseen;
+//!   for the same reason 40 rows at a time are looked up column by column before the first match is taken of them
+//!   ([`rows`](super::rows)).
+//! * The match is prolonged to the front over bytes that agree (the separator, the end of the field before). Where the match
+//!   before ends in this field, it gives its tail up if the new one brings 6 bytes more.
 //! * One block is at most 256 KiB; its codes are its own, or the fixed ones, or it is stored, whichever is smallest.
 //!
 //! # Independence

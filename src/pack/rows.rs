@@ -111,7 +111,7 @@ impl<L: Lanes> Parse<'_, L> {
             let most = to.min(at + STRIP);
             let stop = memchr::memrchr(b'\n', bytes.range(at, most)).map_or(most, |last| at + last + 1);
             let found = self.strip.find(self.lanes, bytes, (at, stop), separator);
-            let is_even = place.column == 0 && !self.ways.is_learning();
+            let is_even = place.start == at && place.column == 0 && !self.ways.is_learning();
             if is_even && let Some(width) = self.strip.width(bytes, found) {
                 self.even(found.0, width, at);
                 place.start = stop;
@@ -311,24 +311,8 @@ impl Taken<'_> {
                 start -= back;
                 length += back;
             }
-            if start == self.cursor && self.swallows(lanes, start, distance) {
-                let last = self.matches.pop().map_or(0, |last| usize::from(last.length));
-                start -= last;
-                length += last;
-            }
         }
         self.push(start, length, distance);
-    }
-
-    /// Whether a match at `distance` that reaches back to `start` covers the match before it as well.
-    #[inline(always)]
-    fn swallows<L: Lanes>(&self, lanes: L, start: usize, distance: usize) -> bool {
-        let Some(last) = self.matches.last() else { return false };
-        let (before, length) = (last.start as usize, usize::from(last.length));
-        before + length == start
-            && length < 64
-            && before >= self.floor + distance
-            && lanes.common(self.bytes, before - distance, before, length) == length
     }
 
     /// Writes a match down, in parts where it is longer than one may be. No part is shorter than one may be.
