@@ -276,7 +276,7 @@ impl<L: Lanes> Parse<'_, L> {
         let length =
             if same < 32 { same.min(most) } else { self.lanes.common(self.taken.bytes, start - distance, start, most) };
         if length >= LEAST && gain(length, before) > 0 {
-            self.taken.take(self.lanes, start, length, distance);
+            self.taken.take(start, length, distance);
         }
     }
 
@@ -293,7 +293,7 @@ impl<L: Lanes> Parse<'_, L> {
 impl Taken<'_> {
     /// Takes a match, longer at its front where the bytes before agree too.
     #[inline(always)]
-    fn take<L: Lanes>(&mut self, lanes: L, start: usize, length: usize, distance: usize) {
+    fn take(&mut self, start: usize, length: usize, distance: usize) {
         let (mut start, mut length) = (start, length);
         if start < self.cursor {
             // The match before ends in this field. It gives up its tail where this one brings more than that costs.
