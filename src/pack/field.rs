@@ -24,7 +24,7 @@
 //! * Which four: columns differ, so each keeps the ways that gained most together over 192 rows watched after the window
 //!   has filled (320 rows), and a way only where it saves a third of a bit a row. They are chosen anew when a block became
 //!   a sixteenth larger than usual, and after 32,768 rows ([`ways`](super::ways)).
-//! * Of the candidates the one with the highest gain is taken: 4 bits a byte (a digit's literal costs 3.3 to 4) less 8 and
+//! * Of the candidates the one with the highest gain is taken: 4 bits a byte (a digit's literal costs 3.3 to 4) less 9 and
 //!   the bits of the distance. Candidates are compared by one vector each, without a branch, since none could be foreseen;
 //!   for the same reason 40 rows at a time are looked up column by column before the first match is taken of them
 //!   ([`rows`](super::rows)).
