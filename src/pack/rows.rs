@@ -28,37 +28,29 @@ const LITERAL: u32 = 4;
 
 /// What is noted of the fields of a strip. A try is a field under one way of its column.
 pub(crate) struct Strip {
-    /// Where fields end: the place of the separator or newline.
-    ends: Box<[u32]>,
-    starts: Box<[u32]>,
+    /// Where the first field starts, and where the one after each field does.
+    edges: Box<[u32]>,
     /// By try, row after row: the slot, and then how far before the field the older place lies, less one.
     tries: Box<[u16]>,
     /// By field: the [`rank`] of the best try, 0 for none.
     best: Box<[u32]>,
-    /// The fields whose best try is worth a match.
-    worth: Box<[u16]>,
 }
 
 impl Strip {
     pub(crate) fn new() -> Self {
-        Self {
-            ends: vec![0; FIELDS].into(),
-            starts: vec![0; FIELDS].into(),
-            tries: vec![0; KEPT * FIELDS].into(),
-            best: vec![0; FIELDS].into(),
-            worth: vec![0; FIELDS].into(),
-        }
+        Self { edges: vec![0; 1 + FIELDS].into(), tries: vec![0; KEPT * FIELDS].into(), best: vec![0; FIELDS].into() }
     }
 
-    /// Finds where the fields of `from..to` end; returns how many, and how many of these ends are newlines.
+    /// Finds the fields of `from..to`; returns how many end there, and how many of these with a newline.
     #[inline(always)]
     fn find<L: Lanes>(&mut self, lanes: L, bytes: Padded, (from, to): (usize, usize), separator: u8) -> (usize, usize) {
         let (mut fields, mut rows) = (0, 0);
+        self.edges[0] = from as u32;
         for at in (from..to).step_by(64) {
             let real = if to - at < 64 { (1 << (to - at)) - 1 } else { u64::MAX };
             let block = bytes.at(at);
             rows += (lanes.marks(block, b'\n') & real).count_ones() as usize;
-            fields = spread(&mut self.ends, fields, at as u32, lanes.marks(block, separator) & real);
+            fields = spread(&mut self.edges[1..], fields, at as u32 + 1, lanes.marks(block, separator) & real);
         }
         (fields, rows)
     }
@@ -66,8 +58,8 @@ impl Strip {
     /// How many fields every row has, if all rows have as many, and no more than columns are told apart.
     fn width(&self, bytes: Padded, (fields, rows): (usize, usize)) -> Option<usize> {
         let width = fields.checked_div(rows).filter(|width| width * rows == fields && *width <= COLUMNS)?;
-        let ends_row = |row: &[u32]| row.last().is_some_and(|&end| bytes.at(end as usize) == b"\n");
-        self.ends[..fields].chunks_exact(width).all(ends_row).then_some(width)
+        let ends_row = |row: &[u32]| row.last().is_some_and(|&next| bytes.at(next as usize - 1) == b"\n");
+        self.edges[1..=fields].chunks_exact(width).all(ends_row).then_some(width)
     }
 }
 
@@ -114,11 +106,11 @@ impl<L: Lanes> Parse<'_, L> {
             let found = self.strip.find(self.lanes, bytes, (at, stop), separator);
             let is_even = place.start == at && place.column == 0 && !self.ways.is_learning();
             if is_even && let Some(width) = self.strip.width(bytes, found) {
-                self.even(found.0, width, at);
+                self.even(found.0, width);
                 place.start = stop;
             } else {
                 for field in 0..found.0 {
-                    place = self.uneven(place, self.strip.ends[field] as usize + 1);
+                    place = self.uneven(place, self.strip.edges[1 + field] as usize);
                 }
             }
             self.ways.turn(found.1);
@@ -129,27 +121,20 @@ impl<L: Lanes> Parse<'_, L> {
         }
     }
 
-    /// Parses a strip from `from` on whose rows have `width` fields each.
+    /// Parses a strip whose rows have `width` fields each.
     #[inline(always)]
-    fn even(&mut self, fields: usize, width: usize, from: usize) {
+    fn even(&mut self, fields: usize, width: usize) {
         let bytes = self.taken.bytes;
         let base = self.reach.base;
-        let (columns, places) = self.ways.parts();
+        let (columns, columns_of_tries, places) = self.ways.parts();
         let columns = &columns[..width];
-        let Strip { ends, starts, tries, best, worth } = &mut *self.strip;
-        let (ends, starts, best) = (&ends[..fields], &mut starts[..fields], &mut best[..fields]);
-        let mut next = from as u32;
-        let mut longest = 0;
-        for (start, end) in starts.iter_mut().zip(ends) {
-            *start = next;
-            longest = longest.max(end - next);
-            next = end + 1;
-        }
+        let Strip { edges, tries, best } = &mut *self.strip;
+        let (starts, best) = (&edges[..fields], &mut best[..fields]);
+        let longest = starts.iter().zip(&edges[1..]).map(|(start, next)| next - start).max().unwrap_or(0);
 
         best.fill(0);
         let tries_a_row = columns.iter().map(|column| column.ways().len()).sum();
         if tries_a_row > 0 {
-            let mut of = [0_u8; COLUMNS * KEPT];
             let mut first = 0;
             for (number, column) in columns.iter().enumerate() {
                 let rows = starts.chunks_exact(width).zip(tries.chunks_exact_mut(tries_a_row));
@@ -160,11 +145,10 @@ impl<L: Lanes> Parse<'_, L> {
                     3 => slots::<3>(bytes, rows, column, number, first),
                     _ => slots::<KEPT>(bytes, rows, column, number, first),
                 }
-                of[first..first + column.ways().len()].fill(number as u8);
                 first += column.ways().len();
             }
             for (row, tries) in starts.chunks_exact(width).zip(tries.chunks_exact_mut(tries_a_row)) {
-                for (try_, &column) in tries.iter_mut().zip(&of) {
+                for (try_, &column) in tries.iter_mut().zip(columns_of_tries) {
                     let here = base.wrapping_add(row[usize::from(column)]) as u16;
                     let old = std::mem::replace(&mut places[usize::from(*try_)], here);
                     *try_ = here.wrapping_sub(old).wrapping_sub(1);
@@ -185,23 +169,22 @@ impl<L: Lanes> Parse<'_, L> {
             }
         }
 
-        let has_long = longest >= LONG as u32;
-        let mut count = 0;
-        for (number, &best) in best.iter().enumerate() {
-            // Written whether it counts or not: what counts could not be foreseen.
-            if let Some(room) = worth.get_mut(count) {
-                *room = number as u16;
-            }
-            count += usize::from(best >= WORTHWHILE || has_long);
-        }
-        for at in 0..count {
-            let field = usize::from(self.strip.worth[at]);
-            let (start, next) = (self.strip.starts[field] as usize, self.strip.ends[field] as usize + 1);
-            if next > self.taken.cursor {
-                self.settle(start, self.strip.best[field]);
-            }
-            if has_long {
-                self.long(start, next);
+        let has_long = longest > LONG as u32;
+        let least = if has_long { 0 } else { WORTHWHILE };
+        for from in (0..fields).step_by(64) {
+            let best = &self.strip.best[from..fields.min(from + 64)];
+            // As bits, and without a branch: what is worth a match could not be foreseen.
+            let mut left = best.iter().zip(0..).fold(0, |left, (&best, bit)| left | u64::from(best >= least) << bit);
+            while left != 0 {
+                let field = from + left.trailing_zeros() as usize;
+                left &= left - 1;
+                let (start, next) = (self.strip.edges[field] as usize, self.strip.edges[field + 1] as usize);
+                if next > self.taken.cursor {
+                    self.settle(start, self.strip.best[field]);
+                }
+                if has_long {
+                    self.long(start, next);
+                }
             }
         }
     }
@@ -230,7 +213,7 @@ impl<L: Lanes> Parse<'_, L> {
                 self.ways.watch(column % COLUMNS, gains);
             }
         } else {
-            let (columns, places) = self.ways.parts();
+            let (columns, _, places) = self.ways.parts();
             for way in columns[column % COLUMNS].ways() {
                 let old = std::mem::replace(&mut places[usize::from(way.slot(head))], here);
                 let before = here.wrapping_sub(old).wrapping_sub(1);

@@ -123,6 +123,8 @@ pub(crate) struct Ways {
     /// The low 16 bits of the last place, by way and key. What is stale or foreign is found out by comparing.
     places: Box<[u16; 1 << 16]>,
     columns: Box<[Column; COLUMNS]>,
+    /// The column of each try of a row, as the columns' ways follow one another.
+    tries: [u8; COLUMNS * KEPT],
     /// Rows since learning began.
     rows: usize,
     has_chosen: bool,
@@ -140,6 +142,7 @@ impl Ways {
         Self {
             places: places.try_into().unwrap_or_else(|_| unreachable!("the length is the array's")),
             columns: Box::new([Column::NEW; COLUMNS]),
+            tries: [0; COLUMNS * KEPT],
             rows: 0,
             has_chosen: false,
             gains: vec![[[0; WAYS]; WATCHED]; COLUMNS].into_boxed_slice(),
@@ -154,10 +157,10 @@ impl Ways {
         self.places[..WAYS << SLOT_BITS].fill(0);
     }
 
-    /// The columns, and the table of places.
+    /// The columns, the column of each try of a row, and the table of places.
     #[inline(always)]
-    pub(super) fn parts(&mut self) -> (&[Column; COLUMNS], &mut [u16; 1 << 16]) {
-        (&self.columns, &mut self.places)
+    pub(super) fn parts(&mut self) -> (&[Column; COLUMNS], &[u8; COLUMNS * KEPT], &mut [u16; 1 << 16]) {
+        (&self.columns, &self.tries, &mut self.places)
     }
 
     /// Enters a field at `here` under the key of `slot`; returns the place that stood there.
@@ -198,6 +201,11 @@ impl Ways {
             self.has_chosen = true;
             for ((column, gains), &watched) in self.columns.iter_mut().zip(&self.gains).zip(&self.watched) {
                 column.choose(&gains[..watched]);
+            }
+            let numbered = self.columns.iter().zip(0..);
+            let columns = numbered.flat_map(|(column, number)| column.ways().iter().map(move |_| number));
+            for (try_, column) in self.tries.iter_mut().zip(columns) {
+                *try_ = column;
             }
         } else if self.rows >= AGAIN {
             self.learn();
