@@ -46,11 +46,13 @@ impl Strip {
     fn find<L: Lanes>(&mut self, lanes: L, bytes: Padded, (from, to): (usize, usize), separator: u8) -> (usize, usize) {
         let (mut fields, mut rows) = (0, 0);
         self.edges[0] = from as u32;
-        for at in (from..to).step_by(64) {
-            let real = if to - at < 64 { (1 << (to - at)) - 1 } else { u64::MAX };
+        let mut at = from;
+        while at < to {
+            let real = u64::MAX >> (at + 64).saturating_sub(to);
             let block = bytes.at(at);
             rows += (lanes.marks(block, b'\n') & real).count_ones() as usize;
             fields = spread(&mut self.edges[1..], fields, at as u32 + 1, lanes.marks(block, separator) & real);
+            at += 64;
         }
         (fields, rows)
     }
@@ -257,8 +259,11 @@ impl<L: Lanes> Parse<'_, L> {
         }
         let distance = usize::from(before) + 1;
         let most = self.taken.to - start;
-        let length =
-            if same < 32 { same.min(most) } else { self.lanes.common(self.taken.bytes, start - distance, start, most) };
+        if same < 32 && same <= most {
+            return self.taken.take(start, same, distance);
+        }
+        // It may go on, or go beyond the block.
+        let length = self.lanes.common(self.taken.bytes, start - distance, start, most);
         if length >= LEAST && gain(length, before) > 0 {
             self.taken.take(start, length, distance);
         }
@@ -379,6 +384,7 @@ fn rank(same: u32, before: u16) -> i32 {
 
 /// The least rank whose gain pays.
 const WORTHWHILE: u32 = (u32::BITS + PRICE + 1) << 16;
+const _: () = assert!(PRICE >= (LEAST as u32 - 1) * LITERAL, "what is worth a match must be long enough to be one");
 
 /// How much agreed, and how far back less one.
 #[inline(always)]
