@@ -27,7 +27,8 @@ fn rooms(choice: u8) -> (Meter, Ledger) {
             word
         })
     };
-    let text = ["src_host,dst_host,src_port,dst_port,proto,tos,tcpflags", "src_mac,dst_mac,vlan,cos,etype,src_host", "none"];
+    let text =
+        ["src_host,dst_host,src_port,dst_port,proto,tos,tcpflags", "src_mac,dst_mac,vlan,cos,etype,src_host", "none"];
     let aggregate = Aggregate::parse(text[usize::from(choice) % text.len()]).expect("known primitives");
     let timeouts = Timeouts { tcp: 5, tcp_rst: 1, tcp_fin: 2, udp: 3, icmp: 2, general: 4, maxlife: u32::from(choice) };
     let max_flows = 1 + usize::from(choice >> 4);
@@ -99,6 +100,7 @@ fuzz_target!(|input: &[u8]| {
     }
     let Ok(()) = ledger.stop(&mut emit);
     let text = String::from_utf8(text).expect("rows are text");
-    let printed: u64 = text.lines().skip(1).map(|line| line.rsplit(',').nth(1).map_or(0, |n| n.parse().expect("a number"))).sum();
+    let printed: u64 =
+        text.lines().skip(1).map(|line| line.rsplit(',').nth(1).map_or(0, |n| n.parse().expect("a number"))).sum();
     assert_eq!(counts.decoded, printed);
 });

@@ -1,7 +1,7 @@
 //! The field-aware encoder against three inflaters that share no code: zlib-rs, miniz_oxide and libdeflate.
 //!
 //! The first byte chooses how the rest is read: as it is, or as a list of fields and separators that makes rows which
-//! resemble each other; and whether pieces follow or stand alone. Whatever comes, all three must give it back, and the
+//! resemble each other, of equally many fields or not; and whether pieces follow or stand alone. Whatever comes, all three must give it back, and the
 //! portable path must write the same bytes.
 //!
 //!     cargo +nightly fuzz run encoder -- -max_total_time=3600 -max_len=65536
@@ -25,7 +25,7 @@ fuzz_target!(|input: &[u8]| {
 });
 
 fn run(native: &mut Encoder, portable: &mut Encoder, how: u8, rest: &[u8]) {
-    let bytes = if how & 1 == 0 { rest.to_vec() } else { rows(rest) };
+    let bytes = if how & 1 == 0 { rest.to_vec() } else { rows(rest, how & 32 != 0) };
     let size = [1, 50, 700, 8_192, 40_000, 300_000, usize::MAX, 3][usize::from(how >> 1 & 7)].max(bytes.len() / 64);
     if how & 16 != 0 {
         let mut stream = Vec::new();
@@ -49,29 +49,39 @@ fn run(native: &mut Encoder, portable: &mut Encoder, how: u8, rest: &[u8]) {
     }
 }
 
-/// Each byte of `recipe` is a field that was already there, a new one, or a separator; long inputs repeat.
-fn rows(recipe: &[u8]) -> Vec<u8> {
-    let separator = [b',', b';', b'\t', b'|', b' '][recipe.first().map_or(0, |&byte| usize::from(byte) % 5)];
+/// Each byte of `recipe` is a field that was already there, a new one, or a separator; long inputs repeat. Even rows have
+/// as many fields each as the first byte says.
+fn rows(recipe: &[u8], even: bool) -> Vec<u8> {
+    let first = recipe.first().map_or(0, |&byte| usize::from(byte));
+    let separator = [b',', b';', b'\t', b'|', b' '][first % 5];
+    let width = even.then_some(1 + first / 5 % 20);
     let mut bytes = Vec::new();
+    let mut fields = 0;
     for (at, &byte) in recipe.iter().enumerate() {
         match byte {
+            0..16 if even => {}
             0..16 => bytes.push(b'\n'),
             16..64 => bytes.extend_from_slice(format!("10.{}.{byte}.{}", byte % 4, at % 7).as_bytes()),
             64..96 => bytes.extend_from_slice(
                 format!("2025-11-27 10:2{}:{byte}.{:06}", byte % 10, at * 7_919 % 1_000_000).as_bytes(),
             ),
+            96..128 if even => bytes.extend_from_slice(b"443"),
             96..128 => bytes.extend_from_slice(b"443,27,6,0,"),
             128..144 => bytes.extend(std::iter::repeat_n(byte, at % 700)),
             144..160 => {
                 let from = bytes.len().saturating_sub(usize::from(byte - 143) * 2_100);
                 let copy = bytes[from..].to_vec();
-                bytes.extend_from_slice(&copy[..copy.len().min(at % 400)]);
+                let copy = copy[..copy.len().min(at % 400)].iter().copied();
+                bytes.extend(copy.filter(|&byte| !even || byte != b'\n' && byte != separator));
             }
             160..200 => bytes.extend_from_slice((usize::from(byte) * at).to_string().as_bytes()),
             200.. => bytes.push(byte),
         }
-        if byte >= 16 {
-            bytes.push(separator);
+        fields += 1;
+        match width {
+            Some(width) => bytes.push(if fields % width == 0 { b'\n' } else { separator }),
+            None if byte >= 16 => bytes.push(separator),
+            None => {}
         }
         if bytes.len() > 2 << 20 {
             break;
