@@ -18,10 +18,6 @@ fn rows(rows: usize) -> Vec<u8> {
     bytes
 }
 
-fn number(field: &[u8]) -> u64 {
-    field.iter().fold(0, |value, byte| value * 10 + u64::from(byte.wrapping_sub(b'0')))
-}
-
 fn pack(criterion: &mut Criterion) {
     let bytes = rows(10_000);
     let mut out = Vec::with_capacity(bytes.len());
@@ -73,8 +69,8 @@ fn scan(criterion: &mut Criterion) {
             let mut sums = (0, 0, 0);
             scan.rows(black_box(&bytes), b',', [9, 10], |row| {
                 sums.0 += usize::from(row.columns != 11);
-                sums.1 += number(row.wanted[0]);
-                sums.2 += number(row.wanted[1]);
+                sums.1 += row.wanted[0].number();
+                sums.2 += row.wanted[1].number();
             });
             sums
         });

@@ -8,7 +8,7 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use memchr::{memchr, memchr_iter, memrchr};
 
 use crate::clock::Zone;
-use crate::fields::Scan;
+use crate::fields::{Field, Scan};
 use crate::line::Batch;
 use crate::schema::{Schema, trim_line_end};
 use crate::stats::Sums;
@@ -169,7 +169,7 @@ impl Lines {
     fn line(&mut self, line: Line, schema: Option<&Schema>, copies: bool, findings: &mut Findings) {
         let Line { bytes, part, columns, wanted } = line;
         let counts = u64::from(matches!(part, Part::Whole | Part::Last));
-        let [packets, octets] = wanted.map(number);
+        let [packets, octets] = wanted.map(Field::number);
         let mut sums = Sums { lines: counts, bytes: bytes.len() as u64, packets, octets };
         let is_header = schema.is_some_and(|schema| schema.is_repeated_by(bytes));
         let reason = match schema {
@@ -242,12 +242,12 @@ struct Line<'a> {
     part: Part,
     columns: usize,
     /// The fields with packets and bytes.
-    wanted: [&'a [u8]; 2],
+    wanted: [Field<'a>; 2],
 }
 
 impl<'a> Line<'a> {
     fn part_of(bytes: &'a [u8], part: Part) -> Self {
-        Self { bytes, part, columns: 0, wanted: [b""; 2] }
+        Self { bytes, part, columns: 0, wanted: [Field::default(); 2] }
     }
 }
 
@@ -258,19 +258,6 @@ enum Part {
     First,
     Middle,
     Last,
-}
-
-/// The number that a field holds; 0 when it is not an unsigned decimal number.
-fn number(field: &[u8]) -> u64 {
-    let mut value = 0u64;
-    for b in field {
-        let digit = b.wrapping_sub(b'0');
-        if digit > 9 {
-            return 0;
-        }
-        value = value.wrapping_mul(10).wrapping_add(u64::from(digit));
-    }
-    value
 }
 
 impl Batch {

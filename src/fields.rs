@@ -12,14 +12,69 @@ use lanes::Wide;
 use lanes::{Lanes, Words};
 
 /// What a row says, its line end left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Row<'a> {
     /// The whole row with its newline, where it has one.
     pub line: &'a [u8],
     /// How many columns it has; 0 for an empty line.
     pub columns: usize,
     /// The fields asked for; empty where the row has no such column.
-    pub wanted: [&'a [u8]; 2],
+    pub wanted: [Field<'a>; 2],
+}
+
+/// One field. Keeps what stands before it in sight, so that it can be read as a word.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Field<'a> {
+    up_to: &'a [u8],
+    length: usize,
+}
+
+impl<'a> Field<'a> {
+    /// The field `from..to` of `bytes`; an empty one where there is no such.
+    #[inline(always)]
+    fn of(bytes: &'a [u8], from: usize, to: usize) -> Self {
+        bytes.get(..to).map_or(Self::default(), |up_to| Self { up_to, length: to.saturating_sub(from) })
+    }
+
+    /// What it says.
+    #[must_use]
+    pub fn text(self) -> &'a [u8] {
+        &self.up_to[self.up_to.len() - self.length..]
+    }
+
+    /// The number it holds; 0 when that is no unsigned decimal number.
+    ///
+    /// Up to eight digits are read as one word and added up in pairs, fours and eights: a loop over digits would end
+    /// unforeseen.
+    #[inline]
+    #[must_use]
+    pub fn number(self) -> u64 {
+        const ZEROS: u64 = 0x3030_3030_3030_3030;
+        let word = self.up_to.last_chunk().filter(|_| self.length <= 8).map(|chunk| u64::from_le_bytes(*chunk));
+        let Some(word) = word else { return slow_number(self.text()) };
+        let before = u64::MAX.checked_shr(8 * self.length as u32).unwrap_or(0);
+        let digits = (word & !before | ZEROS & before) ^ ZEROS;
+        if (digits | digits.wrapping_add(0x0606_0606_0606_0606)) & 0xf0f0_f0f0_f0f0_f0f0 != 0 {
+            return 0;
+        }
+        let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8) & 0x00ff_00ff_00ff_00ff;
+        let fours = pairs.wrapping_mul(100).wrapping_add(pairs >> 16) & 0x0000_ffff_0000_ffff;
+        fours.wrapping_mul(10_000).wrapping_add(fours >> 32) & 0xffff_ffff
+    }
+
+    /// Without the carriage return at its end.
+    fn without_return(self) -> Self {
+        match self.text() {
+            [.., b'\r'] => Self { up_to: &self.up_to[..self.up_to.len() - 1], length: self.length - 1 },
+            _ => self,
+        }
+    }
+}
+
+fn slow_number(text: &[u8]) -> u64 {
+    let digit = |byte: &u8| Some(u64::from(*byte)).filter(|_| byte.is_ascii_digit()).map(|byte| byte - u64::from(b'0'));
+    let add = |value: u64, byte| Some(value.wrapping_mul(10).wrapping_add(digit(byte)?));
+    text.iter().try_fold(0, add).unwrap_or(0)
 }
 
 /// Bytes whose field ends are found at once.
@@ -80,9 +135,9 @@ impl Scan {
                 let ends = &fields[first..=row as usize];
                 let newline = ends[ends.len() - 1] as usize;
                 let field = |column: usize| match column.checked_sub(1) {
-                    _ if column >= ends.len() => &[][..],
-                    None => &strip[start..ends[0] as usize],
-                    Some(before) => &strip[ends[before] as usize + 1..ends[column] as usize],
+                    _ if column >= ends.len() => Field::default(),
+                    None => Field::of(strip, start, ends[0] as usize),
+                    Some(before) => Field::of(strip, ends[before] as usize + 1, ends[column] as usize),
                 };
                 let line = &strip[start..=newline];
                 each(tidy(Row { line, columns: ends.len(), wanted: wanted.map(field) }, wanted));
@@ -158,7 +213,10 @@ pub(crate) fn spread(places: &mut [u32], count: usize, base: u32, marks: u64) ->
 fn split(line: &[u8], separator: u8, wanted: [usize; 2]) -> Row<'_> {
     let text = line.strip_suffix(b"\n").unwrap_or(line);
     let columns = memchr::memchr_iter(separator, text).count() + 1;
-    let field = |column: usize| text.split(|&byte| byte == separator).nth(column).unwrap_or_default();
+    let field = |column: usize| {
+        let text = text.split(|&byte| byte == separator).nth(column).unwrap_or_default();
+        Field::of(text, 0, text.len())
+    };
     tidy(Row { line, columns, wanted: wanted.map(field) }, wanted)
 }
 
@@ -169,7 +227,7 @@ fn tidy(row: Row<'_>, wanted: [usize; 2]) -> Row<'_> {
     if let [.., b'\r', b'\n'] | [.., b'\r'] = row.line {
         for (field, column) in row.wanted.iter_mut().zip(wanted) {
             if row.columns.checked_sub(1) == Some(column) {
-                *field = field.strip_suffix(b"\r").unwrap_or(field);
+                *field = field.without_return();
             }
         }
     }
@@ -229,12 +287,15 @@ mod tests {
     }
 
     fn holds_for(bytes: &[u8], wanted: [usize; 2]) {
+        let said = |row: Row| {
+            (row.line.to_vec(), row.columns, row.wanted.map(|field| (field.text().to_vec(), field.number())))
+        };
         let mut expected = Vec::new();
         for line in bytes.split_inclusive(|&byte| byte == b'\n') {
-            expected.push(split(line, b',', wanted));
+            expected.push(said(split(line, b',', wanted)));
         }
         let mut found = Vec::new();
-        Scan::new().rows(bytes, b',', wanted, |row| found.push(row));
+        Scan::new().rows(bytes, b',', wanted, |row| found.push(said(row)));
         assert_eq!(found, expected);
         let mut portable = Vec::new();
         let mut scan = Scan::new();
@@ -242,14 +303,15 @@ mod tests {
         {
             scan.wide = None;
         }
-        scan.rows(bytes, b',', wanted, |row| portable.push(row));
+        scan.rows(bytes, b',', wanted, |row| portable.push(said(row)));
         assert_eq!(portable, expected);
     }
 
     #[test]
     fn rows_say_what_they_hold() {
         let mut rows = Vec::new();
-        Scan::new().rows(b"a,b,c\n\nd,e\r\nlast", b',', [0, 1], |row| rows.push((row.columns, row.wanted)));
+        Scan::new()
+            .rows(b"a,b,c\n\nd,e\r\nlast", b',', [0, 1], |row| rows.push((row.columns, row.wanted.map(Field::text))));
         let expected: [(usize, [&[u8]; 2]); 4] =
             [(3, [b"a", b"b"]), (0, [b"", b""]), (2, [b"d", b"e"]), (1, [b"last", b""])];
         assert_eq!(rows, expected);
@@ -257,7 +319,31 @@ mod tests {
         holds(&b",\n".repeat(5_000));
     }
 
+    #[test]
+    fn numbers_are_read_as_they_stand() {
+        let number = |text: &str| {
+            let row = format!("some,thing,{text}");
+            let (alone, in_row) = (Field::of(text.as_bytes(), 0, text.len()), Field::of(row.as_bytes(), 11, row.len()));
+            assert_eq!(alone.number(), in_row.number(), "{text}");
+            in_row.number()
+        };
+        for value in [0, 7, 42, 1_358, 99_999_999, 100_000_000, 12_345_678, u64::from(u32::MAX) + 1, u64::MAX] {
+            assert_eq!(number(&value.to_string()), value);
+        }
+        assert_eq!(number("00000012"), 12);
+        for text in ["", "-1", "1.5", "1:2", "/1", "12 ", "1e3", "abcdefgh", "1234567é", "123456789x"] {
+            assert_eq!(number(text), 0, "{text}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn any_short_field_is_the_number_it_spells(text in "[0-9:/a]{0,9}") {
+            let row = format!("0123456789,{text}");
+            let expected = text.parse().unwrap_or(0);
+            prop_assert_eq!(Field::of(row.as_bytes(), 11, row.len()).number(), expected);
+        }
+
         #[test]
         fn any_bytes_are_split_alike(bytes in prop::collection::vec(prop_oneof![Just(b','), Just(b'\n'), Just(b'\r'), Just(b'a'), any::<u8>()], 0..6_000)) {
             holds(&bytes);
