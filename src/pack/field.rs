@@ -57,7 +57,8 @@ const FULL: usize = LEAD + WINDOW + CHUNK;
 /// Past this number the window is given up and counting starts again, long before 32 bits run out.
 const RESTART: u32 = 1 << 30;
 
-/// Makes raw deflate of rows. Memory, about 1.9 MB, is allocated once; a call allocates only when `out` must grow.
+/// Makes raw deflate of rows. Memory, 2.4 MB of which rows touch a third, is allocated once; a call allocates only when
+/// `out` must grow.
 pub struct Encoder {
     /// [`LEAD`], since what is stale in a table is compared before it is known to be stale; the window, and the block.
     bytes: Box<Buffer>,

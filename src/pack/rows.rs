@@ -134,6 +134,7 @@ impl<L: Lanes> Parse<'_, L> {
         let (starts, best) = (&edges[..fields], &mut best[..fields]);
         let longest = starts.iter().zip(&edges[1..]).map(|(start, next)| next - start).max().unwrap_or(0);
 
+        // The slots need nothing but the fields themselves.
         best.fill(0);
         let tries_a_row = columns.iter().map(|column| column.ways().len()).sum();
         if tries_a_row > 0 {
@@ -149,6 +150,7 @@ impl<L: Lanes> Parse<'_, L> {
                 }
                 first += column.ways().len();
             }
+            // In the order of the rows, so that a row finds the one before it.
             for (row, tries) in starts.chunks_exact(width).zip(tries.chunks_exact_mut(tries_a_row)) {
                 for (try_, &column) in tries.iter_mut().zip(columns_of_tries) {
                     let here = base.wrapping_add(row[usize::from(column)]) as u16;
@@ -156,6 +158,7 @@ impl<L: Lanes> Parse<'_, L> {
                     *try_ = here.wrapping_sub(old).wrapping_sub(1);
                 }
             }
+            // Bytes are only read here, so that no field waits for another.
             first = 0;
             for (number, column) in columns.iter().enumerate() {
                 let rows =
