@@ -31,7 +31,7 @@ const TURN: Duration = Duration::from_millis(100);
 /// A daemon that is younger than this may not have its signal handlers yet: SIGUSR1 would end it.
 const GROWN_UP: Duration = Duration::from_secs(5);
 /// A signal may take so long to its process on a busy machine.
-const SIGNAL_LATENCY: Duration = Duration::from_millis(60);
+const SIGNAL_LATENCY: Duration = Duration::from_millis(250);
 /// Counters of so many interfaces and exporters are told apart; further ones are not counted.
 const METERS: usize = 1024;
 
