@@ -72,8 +72,10 @@ impl<'a> Field<'a> {
 }
 
 fn slow_number(text: &[u8]) -> u64 {
-    let digit = |byte: &u8| Some(u64::from(*byte)).filter(|_| byte.is_ascii_digit()).map(|byte| byte - u64::from(b'0'));
-    let add = |value: u64, byte| Some(value.wrapping_mul(10).wrapping_add(digit(byte)?));
+    let add = |value: u64, &byte: &u8| {
+        let digit = char::from(byte).to_digit(10)?;
+        Some(value.wrapping_mul(10).wrapping_add(digit.into()))
+    };
     text.iter().try_fold(0, add).unwrap_or(0)
 }
 

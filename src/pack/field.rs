@@ -48,12 +48,13 @@ use super::ways::Ways;
 use crate::fields;
 #[cfg(target_arch = "x86_64")]
 use crate::fields::lanes::Wide;
-use crate::fields::lanes::{Buffer, LEAD, Lanes, PADDING, Padded, Words};
+use crate::fields::lanes::{Buffer, LEAD, Lanes, PADDING, PLACES, Padded, Words};
 
 /// Numbers of bytes in the stream start here, so that the zeros of a fresh table lie beyond every window.
 const FIRST: u32 = 1 << 16;
 /// The bytes of the buffer that are filled at most.
 const FULL: usize = LEAD + WINDOW + CHUNK;
+const _: () = assert!(FULL < PLACES, "every filled byte is a place of the buffer");
 /// Past this number the window is given up and counting starts again, long before 32 bits run out.
 const RESTART: u32 = 1 << 30;
 
