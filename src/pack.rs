@@ -75,32 +75,35 @@ const FALLBACK: Level = Level::Zlib(6);
 /// stands alone. It also carries the word, to all packers, that the field-aware encoder is not to be trusted any more.
 #[derive(Debug, Default)]
 pub struct Relay {
-    resting: Mutex<Option<Resting>>,
+    hand: Mutex<Hand>,
     distrusted: AtomicBool,
 }
 
-#[derive(Debug)]
-struct Resting {
-    after: u64,
-    codec: Codec,
+#[derive(Debug, Default)]
+struct Hand {
+    /// The number of the latest piece that was begun, and one: nobody will ask for a state older than that piece.
+    begun: u64,
+    /// A state, and the piece it packed.
+    resting: Option<(u64, Codec)>,
 }
 
 impl Relay {
-    /// The state after piece `number - 1`, when it rests here.
+    /// Begins piece `number`: the state after piece `number - 1`, when it rests here.
     fn take(&self, number: u64) -> Option<Codec> {
-        let mut slot = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
-        let resting = slot.take_if(|resting| resting.after + 1 == number)?;
-        Some(resting.codec)
+        let mut hand = self.hand.lock().unwrap_or_else(PoisonError::into_inner);
+        hand.begun = hand.begun.max(number + 1);
+        let (_, codec) = hand.resting.take_if(|(after, _)| *after + 1 == number)?;
+        Some(codec)
     }
 
-    /// Leaves the state after piece `number`; returns the one that rested here, for later use. An older state than
-    /// the resting one comes straight back.
+    /// Leaves the state after piece `number`; returns one that is free for later use. When a later piece was begun already,
+    /// as under load, the state comes straight back: it stays in the caches of the core that used it.
     fn leave(&self, number: u64, codec: Codec) -> Option<Codec> {
-        let mut slot = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.as_ref().is_some_and(|resting| resting.after > number) {
+        let mut hand = self.hand.lock().unwrap_or_else(PoisonError::into_inner);
+        if hand.begun > number + 1 {
             return Some(codec);
         }
-        slot.replace(Resting { after: number, codec }).map(|resting| resting.codec)
+        hand.resting.replace((number, codec)).map(|(_, codec)| codec)
     }
 }
 
@@ -208,6 +211,12 @@ impl Codec {
             }
         }
     }
+}
+
+/// An array on the heap that never passes over the stack.
+#[allow(clippy::unnecessary_box_returns, reason = "too large for the stack")]
+fn filled<T: Clone, const N: usize>(value: T) -> Box<[T; N]> {
+    vec![value; N].into_boxed_slice().try_into().unwrap_or_else(|_| unreachable!("the length is the array's"))
 }
 
 /// Room that one call to zlib gets; from the usual size of a packed block, so that one or two calls do.

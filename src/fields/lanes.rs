@@ -29,6 +29,9 @@ pub(crate) trait Lanes: Copy {
         length.min(most)
     }
 
+    /// Which of 64 numbers are at least `least`: bit i for number i.
+    fn reaching(self, numbers: &[i32; 64], least: i32) -> u64;
+
     /// Which of 64 bytes are `separator` or a newline: bit i for byte i.
     fn marks(self, block: &[u8; 64], separator: u8) -> u64;
 }
@@ -113,6 +116,11 @@ impl Lanes for Words {
     }
 
     #[inline(always)]
+    fn reaching(self, numbers: &[i32; 64], least: i32) -> u64 {
+        numbers.iter().zip(0..).fold(0, |found, (&number, bit)| found | u64::from(number >= least) << bit)
+    }
+
+    #[inline(always)]
     fn marks(self, block: &[u8; 64], separator: u8) -> u64 {
         const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
         let zeros = |word: u64| !((word & LOW).wrapping_add(LOW) | word | LOW);
@@ -166,6 +174,23 @@ impl Lanes for Wide {
             _mm256_movemask_epi8(_mm256_cmpeq_epi8(probe, other))
         };
         (!equal).trailing_zeros()
+    }
+
+    #[inline(always)]
+    fn reaching(self, numbers: &[i32; 64], least: i32) -> u64 {
+        use std::arch::x86_64::{
+            _mm256_castsi256_ps, _mm256_cmpgt_epi32, _mm256_loadu_si256, _mm256_movemask_ps, _mm256_set1_epi32,
+        };
+        let mut found = 0;
+        for eight in numbers.as_chunks::<8>().0.iter().rev() {
+            // SAFETY: an unaligned load of an array of 32 bytes, where AVX2 was detected.
+            let less = unsafe {
+                let numbers = _mm256_loadu_si256(eight.as_ptr().cast());
+                _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(least), numbers)))
+            };
+            found = found << 8 | u64::from(!less.cast_unsigned() & 0xff);
+        }
+        found
     }
 
     #[inline(always)]

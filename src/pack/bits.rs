@@ -1,48 +1,69 @@
 //! Bits into bytes, the low bit first, as RFC 1951 (3.1.1) orders them.
 //!
-//! Promises: after [`Bits::finish`] the bytes appended are exactly the bits given, the last byte filled up with zeros.
-//! Never grows the buffer: the caller makes the room, because it knows the size of a block before it writes it.
+//! Promises: after [`Bits::finish`] the bytes of the room are exactly the bits given. The room is of fixed size, larger than
+//! what a block can become, so that no store needs a comparison.
 
 #![allow(clippy::inline_always, reason = "the hot loop is compiled as a whole for the features of its caller")]
 
-/// A writer into `out[at..]` through a word of 64 bits.
+/// Places that [`Bits`] writes to: twice the longest block, which is stored when it would become longer; a power of two, so
+/// that a remainder keeps a place within them.
+pub(crate) const PLACES: usize = 1 << 19;
+/// Room for a block, and for the last word, since whole words are stored.
+pub(crate) type Room = [u8; PLACES + 8];
+
+/// A writer into a [`Room`] through a word of 64 bits.
 pub(crate) struct Bits<'a> {
-    out: &'a mut [u8],
+    room: &'a mut Room,
     at: usize,
     word: u64,
+    /// The bits in `word`, in the low six bits; what stands above them means nothing, so that [`Bits::add_entry`] need not
+    /// part a number of bits from the bits.
     held: u32,
 }
 
-/// Room that [`Bits`] needs behind the last byte it writes, since it stores whole words.
-pub(crate) const SLACK: usize = 8;
-
 impl<'a> Bits<'a> {
     /// Begins with `held` bits (below 8) of `word` that an earlier writer left.
-    pub(crate) fn new(out: &'a mut [u8], word: u64, held: u32) -> Self {
+    pub(crate) fn new(room: &'a mut Room, word: u64, held: u32) -> Self {
         debug_assert!(held < 8, "an earlier writer leaves less than a byte");
-        Self { out, at: 0, word, held }
+        Self { room, at: 0, word, held }
     }
 
     /// Adds the `count` low bits of `bits`. At most 56 bits may be added between two calls of [`Bits::flush`], and no bit
     /// of `bits` above `count` may be set.
     #[inline(always)]
     pub(crate) fn add(&mut self, bits: u64, count: u32) {
-        debug_assert!(self.held + count < 64, "too many bits since the last flush");
+        debug_assert!((self.held & 63) + count < 64, "too many bits since the last flush");
         debug_assert!(count == 64 || bits >> count == 0, "bits above the count");
-        self.word |= bits << self.held;
-        self.held += count;
+        self.word |= bits << (self.held & 63);
+        self.held = self.held.wrapping_add(count);
+    }
+
+    /// Adds the bits of `entry`: their number in its low six bits, themselves above. The same limits hold.
+    #[inline(always)]
+    pub(crate) fn add_entry(&mut self, entry: u32) {
+        debug_assert!((self.held & 63) + (entry & 63) < 64, "too many bits since the last flush");
+        debug_assert!((entry >> 6) >> (entry & 63) == 0, "bits above the count");
+        self.word |= u64::from(entry >> 6) << (self.held & 63);
+        self.held = self.held.wrapping_add(entry);
+    }
+
+    /// Flushes if `count` more bits have no room.
+    #[inline(always)]
+    pub(crate) fn make_room(&mut self, count: u32) {
+        if (self.held & 63) + count > 63 {
+            self.flush();
+        }
     }
 
     /// Stores the whole bytes; less than 8 bits stay.
     #[inline(always)]
     pub(crate) fn flush(&mut self) {
-        if let Some(room) = self.out.get_mut(self.at..self.at + 8) {
-            room.copy_from_slice(&self.word.to_le_bytes());
-        } else {
-            debug_assert!(false, "the caller made too little room");
+        debug_assert!(self.at < PLACES, "a block longer than its room");
+        if let Some(room) = self.room[self.at % PLACES..].first_chunk_mut() {
+            *room = self.word.to_le_bytes();
         }
-        self.at += (self.held >> 3) as usize;
-        self.word >>= self.held & !7;
+        self.at += (self.held >> 3 & 7) as usize;
+        self.word >>= self.held & 0x38;
         self.held &= 7;
     }
 
@@ -56,18 +77,33 @@ impl<'a> Bits<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pack::filled;
 
     #[test]
     fn bits_come_out_low_bit_first() {
-        let mut out = [0xff_u8; 16];
-        let mut bits = Bits::new(&mut out, 0b1, 1);
+        let mut room: Box<Room> = filled(0xff);
+        let mut bits = Bits::new(&mut room, 0b1, 1);
         bits.add(0b01, 2);
-        bits.add(0x1_2345, 17);
+        bits.add_entry(0x1_2345 << 6 | 0x11);
         bits.flush();
+        bits.make_room(8);
         bits.add(0xff, 8);
         let (bytes, word, held) = bits.finish();
         let value = 0b1 | 0b01 << 1 | 0x1_2345 << 3 | 0xff_u64 << 20;
         assert_eq!((bytes, held, word), (3, 4, 0xf));
-        assert_eq!(out[..3], value.to_le_bytes()[..3]);
+        assert_eq!(room[..3], value.to_le_bytes()[..3]);
+    }
+
+    #[test]
+    fn a_full_word_is_flushed_before_it_runs_over() {
+        let mut room: Box<Room> = filled(0);
+        let mut bits = Bits::new(&mut room, 0, 0);
+        for _ in 0..3 {
+            bits.make_room(40);
+            bits.add(0xab_cdef_0123, 40);
+        }
+        let (bytes, word, held) = bits.finish();
+        assert_eq!((bytes, word, held), (15, 0, 0));
+        assert_eq!(room[..15], [0x23, 0x01, 0xef, 0xcd, 0xab].repeat(3));
     }
 }

@@ -5,7 +5,8 @@
 
 #![allow(clippy::inline_always, reason = "the hot loop is compiled as a whole for the features of its caller")]
 
-use super::bits::{Bits, SLACK};
+use super::bits::{self, Bits, Room};
+use super::filled;
 use super::huffman::{self, Code, DIST, Header, LITLEN};
 use crate::fields::lanes::Padded;
 
@@ -24,15 +25,45 @@ const END: usize = 256;
 const RUN: usize = 16;
 /// Places for literals: a power of two, so that a remainder keeps a place within them.
 const LITERALS: usize = 2 * CHUNK;
-/// Four literals go into the word of bits between two flushes: 4 × 14 + 7 bits.
-const LONGEST_LITLEN: usize = 14;
+/// Two literals and the number of their bits are one entry of 32 bits: 2 × 13 + 6; four go into the word of bits between two
+/// flushes: 4 × 13 + 7 bits.
+const LONGEST_LITLEN: usize = 13;
+const _: () = assert!(2 * CHUNK <= bits::PLACES, "a block has room");
 
-/// `length` bytes from `start` on are those `distance` before them. What no match covers is literal.
+/// `length` bytes (at most [`MOST`]) from `start` on are those `distance` (1 to [`WINDOW`]) before them. What no match covers
+/// is literal. One word: the start below, then the distance, the length at the top.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Match {
-    pub(crate) start: u32,
-    pub(crate) length: u16,
-    pub(crate) distance: u16,
+pub(crate) struct Match(u64);
+
+impl Match {
+    /// A match that is none.
+    pub(crate) const NONE: Self = Self(0);
+
+    #[inline(always)]
+    pub(crate) const fn new(start: usize, length: usize, distance: usize) -> Self {
+        Self(start as u64 | (distance as u64) << 32 | (length as u64) << 48)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn start(self) -> usize {
+        self.0 as u32 as usize
+    }
+
+    #[inline(always)]
+    pub(crate) const fn length(self) -> usize {
+        (self.0 >> 48) as usize
+    }
+
+    #[inline(always)]
+    pub(crate) const fn distance(self) -> usize {
+        (self.0 >> 32) as u16 as usize
+    }
+
+    /// The same match without its last `bytes`, fewer than its length.
+    #[inline(always)]
+    pub(crate) const fn shorter(self, bytes: usize) -> Self {
+        Self(self.0 - ((bytes as u64) << 48))
+    }
 }
 
 /// Where one block stands in a buffer, and how it was parsed.
@@ -66,6 +97,8 @@ impl Held {
 /// Makes blocks; keeps its memory from block to block.
 pub(crate) struct Blocks {
     literals: Box<[u8; LITERALS + RUN]>,
+    pairs: Pairs,
+    room: Box<Room>,
     litlen: Code<LITLEN>,
     dist: Code<DIST>,
     fixed_litlen: Code<LITLEN>,
@@ -75,9 +108,10 @@ pub(crate) struct Blocks {
 
 impl Blocks {
     pub(crate) fn new() -> Self {
-        let literals = vec![0; LITERALS + RUN].into_boxed_slice();
         Self {
-            literals: literals.try_into().unwrap_or_else(|_| unreachable!("the length is the array's")),
+            literals: filled(0),
+            pairs: Pairs::new(),
+            room: filled(0),
             litlen: Code::empty(),
             dist: Code::empty(),
             fixed_litlen: huffman::fixed_litlen(),
@@ -103,18 +137,21 @@ impl Blocks {
         if stored_bits(plain.len()) <= coded {
             return store(plain, held, out);
         }
-        let at = out.len();
-        out.resize(at + (coded as usize + 3 + 7).div_ceil(8) + SLACK, 0);
-        let mut bits = Bits::new(&mut out[at..], held.word, held.count);
-        let (written, word, count) = if fixed <= own {
+        let mut bits = Bits::new(&mut self.room, held.word, held.count);
+        let (litlen_code, dist_code) = if fixed <= own {
             bits.add(0b01 << 1, 3);
-            emit(parsed, &self.fixed_litlen, &self.fixed_dist, bits)
+            (&self.fixed_litlen, &self.fixed_dist)
         } else {
             bits.add(0b10 << 1, 3);
             self.header.write(&mut bits);
-            emit(parsed, &self.litlen, &self.dist, bits)
+            (&self.litlen, &self.dist)
         };
-        out.truncate(at + written);
+        let (written, word, count) = if self.pairs.fill(&litlen, litlen_code) {
+            emit(parsed, &self.pairs, litlen_code, dist_code, bits)
+        } else {
+            emit(parsed, litlen_code, litlen_code, dist_code, bits)
+        };
+        out.extend_from_slice(&self.room[..written]);
         Held { word, count }
     }
 
@@ -126,12 +163,11 @@ impl Blocks {
         let mut at = parsed.from;
         let mut filled = 0;
         for found in parsed.matches {
-            let start = found.start as usize;
-            self.gather(parsed.bytes, at, start, filled);
-            filled += start - at;
-            at = start + usize::from(found.length);
-            lengths[usize::from(found.length) % 512] += 1;
-            distances[distance_symbol(usize::from(found.distance)).number % 32] += 1;
+            self.gather(parsed.bytes, at, found.start(), filled);
+            filled += found.start() - at;
+            at = found.start() + found.length();
+            lengths[found.length() % 512] += 1;
+            distances[distance_symbol(found.distance()).number % 32] += 1;
         }
         self.gather(parsed.bytes, at, parsed.to, filled);
         filled += parsed.to - at;
@@ -248,11 +284,13 @@ struct Entry {
 
 /// Writes everything after the header.
 #[inline(always)]
-fn emit(parsed: Parsed, litlen: &Code<LITLEN>, dist: &Code<DIST>, mut bits: Bits) -> (usize, u64, u32) {
-    let mut literals = [Entry::default(); 2 * NONE];
-    for (byte, entry) in literals.iter_mut().enumerate().take(NONE) {
-        *entry = Entry { bits: litlen.bits[byte].into(), length: litlen.lengths[byte].into() };
-    }
+fn emit(
+    parsed: Parsed,
+    literals: &impl Literals,
+    litlen: &Code<LITLEN>,
+    dist: &Code<DIST>,
+    mut bits: Bits,
+) -> (usize, u64, u32) {
     let mut lengths = [Entry::default(); 512];
     for (length, entry) in lengths.iter_mut().enumerate().take(MOST + 1).skip(LEAST) {
         let Symbol { number: symbol, extra, value } = length_symbol(length);
@@ -265,42 +303,100 @@ fn emit(parsed: Parsed, litlen: &Code<LITLEN>, dist: &Code<DIST>, mut bits: Bits
     }
     let mut at = parsed.from;
     for found in parsed.matches {
-        let start = found.start as usize;
-        run(parsed.bytes, at, start, &literals, &mut bits);
-        at = start + usize::from(found.length);
-        let length = lengths[usize::from(found.length) % 512];
-        bits.add(u64::from(length.bits), length.length);
-        let Symbol { number: symbol, extra, value } = distance_symbol(usize::from(found.distance));
+        literals.write(parsed.bytes, at, found.start(), &mut bits);
+        at = found.start() + found.length();
+        let length = lengths[found.length() % 512];
+        let Symbol { number: symbol, extra, value } = distance_symbol(found.distance());
         let distance = distances[symbol % 32];
-        bits.add(u64::from(distance.bits), distance.length);
-        bits.add(u64::from(value), extra);
+        let both = length.length + distance.length;
+        let code = u64::from(length.bits) | u64::from(distance.bits) << length.length | u64::from(value) << both;
+        // Nearly always there is room.
+        bits.make_room(both + extra);
+        bits.add(code, both + extra);
         bits.flush();
     }
-    run(parsed.bytes, at, parsed.to, &literals, &mut bits);
+    literals.write(parsed.bytes, at, parsed.to, &mut bits);
+    bits.make_room(litlen.lengths[END].into());
     bits.add(u64::from(litlen.bits[END]), u32::from(litlen.lengths[END]));
     bits.finish()
 }
 
-/// Added to a byte it makes a literal of no bits.
-const NONE: usize = 256;
+/// Writes literals.
+trait Literals {
+    /// Writes the bytes `from..to`; at most 4 × 13 bits are added after the last flush.
+    fn write(&self, bytes: Padded, from: usize, to: usize, bits: &mut Bits);
+}
 
-/// Writes the literals `from..to`, four at a time; the last up to three with others of no bits, so that their number costs no
-/// branch.
-#[inline(always)]
-fn run(bytes: Padded, from: usize, to: usize, literals: &[Entry; 2 * NONE], bits: &mut Bits) {
-    const MASKS: [[usize; 4]; 4] = [[NONE; 4], [0, NONE, NONE, NONE], [0, 0, NONE, NONE], [0, 0, 0, NONE]];
-    let mut at = from;
-    while at + 4 <= to {
-        for &byte in bytes.at::<4>(at) {
-            let literal = literals[usize::from(byte)];
-            bits.add(u64::from(literal.bits), literal.length);
+impl Literals for Code<LITLEN> {
+    #[inline(always)]
+    fn write(&self, bytes: Padded, from: usize, to: usize, bits: &mut Bits) {
+        for &byte in bytes.range(from, to) {
+            bits.add(u64::from(self.bits[usize::from(byte)]), u32::from(self.lengths[usize::from(byte)]));
+            bits.flush();
         }
-        bits.flush();
-        at += 4;
     }
-    for (&byte, mask) in bytes.at::<4>(at).iter().zip(MASKS[(to - at) % 4]) {
-        let literal = literals[usize::from(byte) | mask];
-        bits.add(u64::from(literal.bits), literal.length);
+}
+
+/// The codes of every two literals, one behind the other: an entry for [`Bits::add_entry`], by both bytes.
+///
+/// A zero stands for no literal: so one or none are written as two are, and only blocks without a literal of zero are written
+/// by pairs. Rows have some 15 literals and 200 pairs, which stay in the first level cache.
+struct Pairs(Box<[u32; 1 << 16]>);
+
+/// The most different literals of a block that is written by pairs, since filling the table takes their square.
+const PAIRED: usize = 64;
+
+impl Pairs {
+    fn new() -> Self {
+        Self(filled(0))
     }
-    bits.flush();
+
+    /// Fills in the pairs of the literals that `counts` has, and each alone; false where it would not pay.
+    fn fill(&mut self, counts: &[u32; LITLEN], code: &Code<LITLEN>) -> bool {
+        if counts[0] > 0 {
+            return false;
+        }
+        // The first stands for no literal.
+        let mut used = [0_u8; 1 + PAIRED];
+        let mut count = 1;
+        for (byte, _) in (0..=u8::MAX).zip(counts).filter(|&(_, &count)| count > 0) {
+            let Some(place) = used.get_mut(count) else { return false };
+            *place = byte;
+            count += 1;
+        }
+        let of = |byte: u8| match byte {
+            0 => Entry::default(),
+            _ => Entry { bits: code.bits[usize::from(byte)].into(), length: code.lengths[usize::from(byte)].into() },
+        };
+        for &second in &used[..count] {
+            for &first in &used[..count] {
+                let (low, high) = (of(first), of(second));
+                let bits = low.bits | high.bits << low.length;
+                self.0[usize::from(u16::from_le_bytes([first, second]))] = bits << 6 | (low.length + high.length);
+            }
+        }
+        true
+    }
+
+    /// Adds the literals of the four bytes of `word`.
+    #[inline(always)]
+    fn add(&self, word: u32, bits: &mut Bits) {
+        bits.add_entry(self.0[(word & 0xffff) as usize]);
+        bits.add_entry(self.0[(word >> 16) as usize]);
+    }
+}
+
+impl Literals for Pairs {
+    /// The last four or fewer are written without a branch, since their number could not be foreseen.
+    #[inline(always)]
+    fn write(&self, bytes: Padded, from: usize, to: usize, bits: &mut Bits) {
+        const MASKS: [u32; 8] = [0, 0xff, 0xffff, 0xff_ffff, u32::MAX, 0, 0, 0];
+        let mut at = from;
+        while at + 4 < to {
+            self.add(u32::from_le_bytes(*bytes.at(at)), bits);
+            bits.flush();
+            at += 4;
+        }
+        self.add(u32::from_le_bytes(*bytes.at(at)) & MASKS[(to - at) % 8], bits);
+    }
 }

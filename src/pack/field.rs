@@ -21,16 +21,18 @@
 //!   6, 8, 10, 12, 16, 20, 22 or 28 bytes are the same, in whatever column they stood (addresses and ports of a reverse flow
 //!   stand in the other one). Short ones find the network of an address, 20 finds a stamp up to its second, 28 finds
 //!   `443,27,6,0,2025-11-27 10:2…` in one piece. A row takes some 18 tries.
-//! * Which four: columns differ, so each keeps the ways that gained most together over 192 rows watched after the window
-//!   has filled (320 rows), and a way only where it saves a third of a bit a row. They are chosen anew when a block became
-//!   a sixteenth larger than usual, and after 32,768 rows ([`ways`](super::ways)).
+//! * Which four: columns differ, so each keeps the ways that gained most together over 256 rows watched after the window
+//!   has filled (256 rows), and a way only where it saves a quarter of a bit a row. They are chosen anew when a block became
+//!   a sixteenth larger than usual, and after 65,536 rows ([`ways`](super::ways)).
 //! * Of the candidates the one with the highest gain is taken: 4 bits a byte (a digit's literal costs 3.3 to 4) less 9 and
 //!   the bits of the distance. Candidates are compared by one vector each, without a branch, since none could be foreseen;
 //!   for the same reason 40 rows at a time are looked up column by column before the first match is taken of them
 //!   ([`rows`](super::rows)).
 //! * The match is prolonged to the front over bytes that agree (the separator, the end of the field before). Where the match
 //!   before ends in this field, it gives its tail up if the new one brings 6 bytes more.
-//! * One block is at most 256 KiB; its codes are its own, or the fixed ones, or it is stored, whichever is smallest.
+//! * One block is at most 256 KiB; its codes are its own, or the fixed ones, or it is stored, whichever is smallest. Literals
+//!   are written two by two from a table of their pairs, and the last few before a match without a branch
+//!   ([`block`](super::block)).
 //!
 //! # Independence
 //!
@@ -41,9 +43,10 @@
 
 #![allow(clippy::inline_always, reason = "the hot loop is compiled as a whole for the features of its caller")]
 
-use super::block::{Blocks, CHUNK, Held, LEAST, Match, Parsed, WINDOW};
+use super::block::{Blocks, CHUNK, Held, Match, Parsed, WINDOW};
+use super::filled;
 use super::plain::{Chains, Reach};
-use super::rows::{Parse, Strip, Taken};
+use super::rows::{MATCHES, Parse, Strip, Taken};
 use super::ways::Ways;
 use crate::fields;
 #[cfg(target_arch = "x86_64")]
@@ -58,7 +61,7 @@ const _: () = assert!(FULL < PLACES, "every filled byte is a place of the buffer
 /// Past this number the window is given up and counting starts again, long before 32 bits run out.
 const RESTART: u32 = 1 << 30;
 
-/// Makes raw deflate of rows. Memory, 2.4 MB of which rows touch a third, is allocated once; a call allocates only when
+/// Makes raw deflate of rows. Memory, 3.7 MB of which rows touch a quarter, is allocated once; a call allocates only when
 /// `out` must grow.
 pub struct Encoder {
     /// [`LEAD`], since what is stale in a table is compared before it is known to be stale; the window, and the block.
@@ -72,7 +75,7 @@ pub struct Encoder {
     ways: Ways,
     strip: Strip,
     chains: Chains,
-    matches: Vec<Match>,
+    matches: Box<[Match; MATCHES]>,
     blocks: Blocks,
     #[cfg(target_arch = "x86_64")]
     wide: Option<Wide>,
@@ -82,9 +85,8 @@ impl Encoder {
     /// An encoder for the processor it runs on.
     #[must_use]
     pub fn new() -> Self {
-        let bytes = vec![0; size_of::<Buffer>()].into_boxed_slice();
         Self {
-            bytes: bytes.try_into().unwrap_or_else(|_| unreachable!("the length is the array's")),
+            bytes: filled(0),
             filled: LEAD,
             floor: LEAD,
             base: FIRST,
@@ -92,7 +94,7 @@ impl Encoder {
             ways: Ways::new(),
             strip: Strip::new(),
             chains: Chains::new(),
-            matches: Vec::with_capacity(CHUNK / LEAST + 1),
+            matches: filled(Match::NONE),
             blocks: Blocks::new(),
             #[cfg(target_arch = "x86_64")]
             wide: Wide::detect(),
@@ -236,11 +238,10 @@ fn block_wide(encoder: &mut Encoder, wide: Wide, from: usize, held: Held, out: &
 fn block<L: Lanes>(encoder: &mut Encoder, lanes: L, from: usize, held: Held, out: &mut Vec<u8>) -> Held {
     let to = encoder.filled;
     let bytes = Padded(&encoder.bytes);
-    encoder.matches.clear();
     let mut parse = Parse {
         lanes,
         reach: Reach { base: encoder.base, floor: encoder.floor },
-        taken: Taken { bytes, to, floor: encoder.floor, cursor: from, matches: &mut encoder.matches },
+        taken: Taken::new(bytes, (from, to), encoder.floor, &mut encoder.matches),
         ways: &mut encoder.ways,
         chains: &mut encoder.chains,
         strip: &mut encoder.strip,
@@ -249,8 +250,9 @@ fn block<L: Lanes>(encoder: &mut Encoder, lanes: L, from: usize, held: Held, out
         Some(separator) => parse.rows(from, separator),
         None => parse.plain(from, to),
     }
+    let matches = parse.taken.matches();
     let before = out.len();
-    let held = encoder.blocks.write(Parsed { bytes, from, to, matches: &encoder.matches }, held, out);
+    let held = encoder.blocks.write(Parsed { bytes, from, to, matches }, held, out);
     encoder.ways.review(to - from, out.len() - before);
     held
 }

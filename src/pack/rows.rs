@@ -7,7 +7,8 @@
 
 #![allow(clippy::inline_always, reason = "the hot loop is compiled as a whole for the features of its caller")]
 
-use super::block::{LEAST, MOST, Match, WINDOW};
+use super::block::{CHUNK, LEAST, MOST, Match, WINDOW};
+use super::filled;
 use super::plain::{Chains, Reach};
 use super::ways::{ALL, COLUMNS, Column, KEPT, WAYS, Ways};
 use crate::fields::lanes::{LEAD, Lanes, PADDING, Padded};
@@ -16,8 +17,13 @@ use crate::fields::spread;
 /// Bytes worked on at once: about 40 rows, so that loops over rows are long, and all that is noted of them stays in the first
 /// level cache.
 const STRIP: usize = 4096;
-/// The most fields of a strip, and room for [`spread`].
-const FIELDS: usize = STRIP + 64;
+/// Places for the fields of a strip and for what [`spread`] writes behind them; a power of two, so that a remainder keeps a
+/// place within them.
+const FIELDS: usize = 2 * STRIP;
+/// Places for the tries of a strip.
+const TRIES: usize = KEPT * FIELDS;
+/// Places for the matches of a block, each of three bytes at least; a power of two.
+pub(crate) const MATCHES: usize = CHUNK / 2;
 /// A field from which more than this is left is searched by the general finder.
 const LONG: usize = 48;
 /// What a match must bring before it pays: its length's and its distance's code, in bits, beside the distance itself; and its
@@ -25,20 +31,35 @@ const LONG: usize = 48;
 const PRICE: u32 = 9;
 /// What a byte costs as a literal, in bits. Digits take 3.3 to 4.
 const LITERAL: u32 = 4;
+/// A match is prolonged to its front by this many bytes at most: one word.
+const FRONT: usize = 8;
+/// The bytes a match must bring beyond those that the match before it would give up for it.
+const BRINGS: usize = 6;
 
 /// What is noted of the fields of a strip. A try is a field under one way of its column.
 pub(crate) struct Strip {
     /// Where the first field starts, and where the one after each field does.
-    edges: Box<[u32]>,
-    /// By try, row after row: the slot, and then how far before the field the older place lies, less one.
-    tries: Box<[u16]>,
-    /// By field: the [`rank`] of the best try, 0 for none.
-    best: Box<[u32]>,
+    edges: Box<[u32; FIELDS + 1]>,
+    /// By try, row after row: the slot below and the low 16 bits of the field's place above; then where the older place lies in
+    /// what is [around](Padded::around) the field: 2^16 less the distance.
+    tries: Box<[u32; TRIES + KEPT]>,
+    /// By field: the [`rank`] of the best try, 0 where none was made.
+    best: Box<[i32; FIELDS]>,
+}
+
+/// A strip whose rows have equally many fields.
+#[derive(Clone, Copy)]
+struct Shape {
+    rows: usize,
+    /// Fields a row.
+    width: usize,
+    /// Tries a row.
+    tries: usize,
 }
 
 impl Strip {
     pub(crate) fn new() -> Self {
-        Self { edges: vec![0; 1 + FIELDS].into(), tries: vec![0; KEPT * FIELDS].into(), best: vec![0; FIELDS].into() }
+        Self { edges: filled(0), tries: filled(0), best: filled(0) }
     }
 
     /// Finds the fields of `from..to`; returns how many end there, and how many of these with a newline.
@@ -63,6 +84,62 @@ impl Strip {
         let ends_row = |row: &[u32]| row.last().is_some_and(|&next| bytes.at(next as usize - 1) == b"\n");
         self.edges[1..=fields].chunks_exact(width).all(ends_row).then_some(width)
     }
+
+    /// Whether one of the `fields` is to be searched by the general finder.
+    fn has_long(&self, fields: usize) -> bool {
+        let lengths = self.edges[..fields].iter().zip(&self.edges[1..]).map(|(start, next)| next - start);
+        lengths.fold(0, u32::max) > LONG as u32
+    }
+
+    /// The slots of column `number` under its `N` ways, of which the first is try `first` of a row.
+    #[inline(always)]
+    fn slots<const N: usize>(
+        &mut self,
+        bytes: Padded,
+        base: u32,
+        shape: Shape,
+        (number, column): (usize, &Column),
+        first: usize,
+    ) {
+        let Some(&ways) = column.ways.first_chunk::<N>() else { return };
+        for row in 0..shape.rows {
+            let start = self.edges[(row * shape.width + number) % FIELDS];
+            let here = base.wrapping_add(start) << 16;
+            let head = bytes.at(start as usize);
+            if let Some(tries) = self.tries[(row * shape.tries + first) % TRIES..].first_chunk_mut::<N>() {
+                for (try_, way) in tries.iter_mut().zip(&ways) {
+                    *try_ = here | u32::from(way.slot(head));
+                }
+            }
+        }
+    }
+
+    /// The best of the `N` tries of column `number`.
+    #[inline(always)]
+    fn compare<const N: usize, L: Lanes>(
+        &mut self,
+        lanes: L,
+        bytes: Padded,
+        shape: Shape,
+        number: usize,
+        first: usize,
+    ) {
+        for row in 0..shape.rows {
+            let field = (row * shape.width + number) % FIELDS;
+            let start = self.edges[field] as usize;
+            let (probe, around) = (lanes.load(bytes.at(start)), bytes.around(start));
+            let mut best = i32::MIN;
+            if let Some(tries) = self.tries[(row * shape.tries + first) % TRIES..].first_chunk::<N>() {
+                // No branches, for none could be foreseen: what may not be referred to is compared too, and [`LEAD`] makes
+                // room for it.
+                for &try_ in tries {
+                    let older = try_ as u16;
+                    best = best.max(rank(lanes.same(probe, at(around, older)), older));
+                }
+            }
+            self.best[field] = best;
+        }
+    }
 }
 
 /// One block being parsed.
@@ -77,14 +154,18 @@ pub(crate) struct Parse<'a, L> {
 
 /// The matches taken so far.
 pub(crate) struct Taken<'a> {
-    pub(crate) bytes: Padded<'a>,
+    bytes: Padded<'a>,
     /// Where the block ends.
-    pub(crate) to: usize,
+    to: usize,
     /// Nothing before this byte may be referred to.
-    pub(crate) floor: usize,
+    floor: usize,
     /// The first byte that no match covers.
-    pub(crate) cursor: usize,
-    pub(crate) matches: &'a mut Vec<Match>,
+    cursor: usize,
+    /// The last one taken, which may still give up its tail; at first one that is none.
+    last: Match,
+    /// Those before it.
+    matches: &'a mut [Match; MATCHES],
+    count: usize,
 }
 
 /// Where the next field starts, and its column.
@@ -108,7 +189,7 @@ impl<L: Lanes> Parse<'_, L> {
             let found = self.strip.find(self.lanes, bytes, (at, stop), separator);
             let is_even = place.start == at && place.column == 0 && !self.ways.is_learning();
             if is_even && let Some(width) = self.strip.width(bytes, found) {
-                self.even(found.0, width);
+                self.even(Shape { rows: found.1, width, tries: 0 });
                 place.start = stop;
             } else {
                 for field in 0..found.0 {
@@ -123,74 +204,60 @@ impl<L: Lanes> Parse<'_, L> {
         }
     }
 
-    /// Parses a strip whose rows have `width` fields each.
+    /// Parses a strip whose rows have equally many fields.
     #[inline(always)]
-    fn even(&mut self, fields: usize, width: usize) {
+    fn even(&mut self, shape: Shape) {
         let bytes = self.taken.bytes;
-        let base = self.reach.base;
-        let (columns, columns_of_tries, places) = self.ways.parts();
-        let columns = &columns[..width];
-        let Strip { edges, tries, best } = &mut *self.strip;
-        let (starts, best) = (&edges[..fields], &mut best[..fields]);
-        let longest = starts.iter().zip(&edges[1..]).map(|(start, next)| next - start).max().unwrap_or(0);
+        let (lanes, base) = (self.lanes, self.reach.base);
+        let (columns, places) = self.ways.parts();
+        let columns = &columns[..shape.width.min(COLUMNS)];
+        let tries = columns.iter().map(|column| column.ways().len()).sum();
+        let shape = Shape { tries, ..shape };
+        let fields = shape.rows * shape.width;
+        let strip = &mut *self.strip;
+        strip.best[..fields.next_multiple_of(64)].fill(0);
 
         // The slots need nothing but the fields themselves.
-        best.fill(0);
-        let tries_a_row = columns.iter().map(|column| column.ways().len()).sum();
-        if tries_a_row > 0 {
-            let mut first = 0;
-            for (number, column) in columns.iter().enumerate() {
-                let rows = starts.chunks_exact(width).zip(tries.chunks_exact_mut(tries_a_row));
-                match column.ways().len() {
-                    0 => {}
-                    1 => slots::<1>(bytes, rows, column, number, first),
-                    2 => slots::<2>(bytes, rows, column, number, first),
-                    3 => slots::<3>(bytes, rows, column, number, first),
-                    _ => slots::<KEPT>(bytes, rows, column, number, first),
-                }
-                first += column.ways().len();
+        let mut first = 0;
+        for (number, column) in columns.iter().enumerate() {
+            match column.ways().len() {
+                0 => {}
+                1 => strip.slots::<1>(bytes, base, shape, (number, column), first),
+                2 => strip.slots::<2>(bytes, base, shape, (number, column), first),
+                3 => strip.slots::<3>(bytes, base, shape, (number, column), first),
+                _ => strip.slots::<KEPT>(bytes, base, shape, (number, column), first),
             }
-            // In the order of the rows, so that a row finds the one before it.
-            for (row, tries) in starts.chunks_exact(width).zip(tries.chunks_exact_mut(tries_a_row)) {
-                for (try_, &column) in tries.iter_mut().zip(columns_of_tries) {
-                    let here = base.wrapping_add(row[usize::from(column)]) as u16;
-                    let old = std::mem::replace(&mut places[usize::from(*try_)], here);
-                    *try_ = here.wrapping_sub(old).wrapping_sub(1);
-                }
-            }
-            // Bytes are only read here, so that no field waits for another.
-            first = 0;
-            for (number, column) in columns.iter().enumerate() {
-                let rows =
-                    starts.chunks_exact(width).zip(tries.chunks_exact(tries_a_row)).zip(best.chunks_exact_mut(width));
-                match column.ways().len() {
-                    0 => {}
-                    1 => compare::<1, L>(self.lanes, bytes, rows, number, first),
-                    2 => compare::<2, L>(self.lanes, bytes, rows, number, first),
-                    3 => compare::<3, L>(self.lanes, bytes, rows, number, first),
-                    _ => compare::<KEPT, L>(self.lanes, bytes, rows, number, first),
-                }
-                first += column.ways().len();
-            }
+            first += column.ways().len();
         }
-
-        let has_long = longest > LONG as u32;
-        let least = if has_long { 0 } else { WORTHWHILE };
-        for from in (0..fields).step_by(64) {
-            let best = &self.strip.best[from..fields.min(from + 64)];
-            // As bits, and without a branch: what is worth a match could not be foreseen.
-            let mut left = best.iter().zip(0..).fold(0, |left, (&best, bit)| left | u64::from(best >= least) << bit);
-            while left != 0 {
-                let field = from + left.trailing_zeros() as usize;
-                left &= left - 1;
-                let (start, next) = (self.strip.edges[field] as usize, self.strip.edges[field + 1] as usize);
-                if next > self.taken.cursor {
-                    self.settle(start, self.strip.best[field]);
-                }
-                if has_long {
-                    self.long(start, next);
-                }
+        // In the order of the rows, so that a row finds the one before it.
+        for try_ in &mut strip.tries[..shape.rows * tries] {
+            let here = (*try_ >> 16) as u16;
+            let old = std::mem::replace(&mut places[usize::from(*try_ as u16)], here);
+            *try_ = u32::from(old.wrapping_sub(here));
+        }
+        // Bytes are only read here, so that no field waits for another.
+        first = 0;
+        for (number, column) in columns.iter().enumerate() {
+            match column.ways().len() {
+                0 => {}
+                1 => strip.compare::<1, L>(lanes, bytes, shape, number, first),
+                2 => strip.compare::<2, L>(lanes, bytes, shape, number, first),
+                3 => strip.compare::<3, L>(lanes, bytes, shape, number, first),
+                _ => strip.compare::<KEPT, L>(lanes, bytes, shape, number, first),
             }
+            first += column.ways().len();
+        }
+        // The matches alone depend on one another.
+        if self.strip.has_long(fields) {
+            for field in 0..fields {
+                let (start, next) = (self.strip.edges[field] as usize, self.strip.edges[field + 1] as usize);
+                self.taken.settle::<false, L>(lanes, start, next, self.strip.best[field]);
+                self.long(start, next);
+            }
+        } else if self.taken.is_amid(&self.strip.edges[..=fields]) {
+            self.taken.all::<true, L>(lanes, self.strip, fields);
+        } else {
+            self.taken.all::<false, L>(lanes, self.strip, fields);
         }
     }
 
@@ -207,22 +274,22 @@ impl<L: Lanes> Parse<'_, L> {
         if self.ways.is_learning() && (self.ways.is_watching() || !self.ways.has_chosen()) {
             let mut gains = [0; WAYS];
             for (gained, way) in gains.iter_mut().zip(&ALL) {
-                let before = here.wrapping_sub(self.ways.enter(way.slot(head), here)).wrapping_sub(1);
-                let same = self.lanes.same(probe, older(around, before));
-                if is_open && self.reaches(start, before) {
-                    *gained = gain(same as usize, before) as u8;
-                    best = best.max(rank(same, before));
+                let older = self.ways.enter(way.slot(head), here).wrapping_sub(here);
+                let same = self.lanes.same(probe, at(around, older));
+                if is_open && self.reaches(start, older) {
+                    *gained = gain(same as usize, older) as u8;
+                    best = best.max(rank(same, older));
                 }
             }
             if is_open && self.ways.is_watching() {
                 self.ways.watch(column % COLUMNS, gains);
             }
         } else {
-            let (columns, _, places) = self.ways.parts();
+            let (columns, places) = self.ways.parts();
             for way in columns[column % COLUMNS].ways() {
                 let old = std::mem::replace(&mut places[usize::from(way.slot(head))], here);
-                let before = here.wrapping_sub(old).wrapping_sub(1);
-                best = best.max(rank(self.lanes.same(probe, older(around, before)), before));
+                let older = old.wrapping_sub(here);
+                best = best.max(rank(self.lanes.same(probe, at(around, older)), older));
             }
             if self.ways.is_learning() {
                 for way in &ALL {
@@ -230,18 +297,16 @@ impl<L: Lanes> Parse<'_, L> {
                 }
             }
         }
-        if is_open {
-            self.settle(start, best.max(0).cast_unsigned());
-        }
+        self.taken.settle::<false, L>(self.lanes, start, next, best);
         self.long(start, next);
         let ended = bytes.at(next - 1) == b"\n";
         Place { start: next, column: if ended { 0 } else { column + 1 } }
     }
 
-    /// Whether what lies `before` and one more before `start` may be referred to.
+    /// Whether the older place may be referred to.
     #[inline(always)]
-    fn reaches(&self, start: usize, before: u16) -> bool {
-        usize::from(before) < (start - self.reach.floor).min(WINDOW)
+    fn reaches(&self, start: usize, older: u16) -> bool {
+        distance(older) <= (start - self.reach.floor).min(WINDOW)
     }
 
     /// Leaves what is not covered of a long field to the general finder.
@@ -253,145 +318,157 @@ impl<L: Lanes> Parse<'_, L> {
         }
     }
 
-    /// Takes the best try, if it is worth it.
-    #[inline(always)]
-    fn settle(&mut self, start: usize, best: u32) {
-        let (same, before) = unrank(best);
-        if best < WORTHWHILE || !self.reaches(start, before) {
-            return;
-        }
-        let distance = usize::from(before) + 1;
-        let most = self.taken.to - start;
-        if same < 32 && same <= most {
-            return self.taken.take(start, same, distance);
-        }
-        // It may go on, or go beyond the block.
-        let length = self.lanes.common(self.taken.bytes, start - distance, start, most);
-        if length >= LEAST && gain(length, before) > 0 {
-            self.taken.take(start, length, distance);
-        }
-    }
-
     /// Parses bytes without fields.
     pub(crate) fn plain(&mut self, from: usize, to: usize) {
         let mut at = from;
         while let Some((start, length, distance)) = self.chains.next(self.taken.bytes, self.reach, (at, to)) {
-            self.taken.push(start, length, distance);
+            self.taken.push(Match::new(start, length, distance));
             at = start + length;
         }
     }
 }
 
-impl Taken<'_> {
-    /// Takes a match, longer at its front where the bytes before agree too.
+impl<'a> Taken<'a> {
+    /// Nothing taken yet of the block `from..to`.
+    pub(crate) const fn new(
+        bytes: Padded<'a>,
+        (from, to): (usize, usize),
+        floor: usize,
+        matches: &'a mut [Match; MATCHES],
+    ) -> Self {
+        Self { bytes, to, floor, cursor: from, last: Match::new(from, 0, 1), matches, count: 0 }
+    }
+
+    /// All matches, in order.
+    pub(crate) fn matches(self) -> &'a [Match] {
+        self.matches[self.count % MATCHES] = self.last;
+        &self.matches[1..=self.count % MATCHES]
+    }
+
+    /// Whether a whole window lies before the fields of a strip, and none of their tries goes beyond the block.
+    fn is_amid(&self, edges: &[u32]) -> bool {
+        let (first, last) = (edges.first(), edges.last());
+        first.is_some_and(|&first| first as usize >= self.floor + WINDOW + FRONT)
+            && last.is_some_and(|&last| last as usize + 32 <= self.to)
+    }
+
+    /// Settles all fields of a strip. What is worth a match is found as bits, without a branch, since it could not be foreseen.
     #[inline(always)]
-    fn take(&mut self, start: usize, length: usize, distance: usize) {
-        let (mut start, mut length) = (start, length);
+    fn all<const AMID: bool, L: Lanes>(&mut self, lanes: L, strip: &Strip, fields: usize) {
+        // Of its own, so that it stays in registers.
+        let mut taken = Taken { matches: &mut *self.matches, ..*self };
+        for (part, best) in strip.best[..fields.next_multiple_of(64)].as_chunks::<64>().0.iter().enumerate() {
+            let mut left = lanes.reaching(best, WORTHWHILE);
+            while left != 0 {
+                let field = (64 * part + left.trailing_zeros() as usize) % FIELDS;
+                left &= left - 1;
+                let (start, next) = (strip.edges[field] as usize, strip.edges[field + 1] as usize);
+                taken.settle::<AMID, L>(lanes, start, next, strip.best[field]);
+            }
+        }
+        (self.cursor, self.last, self.count) = (taken.cursor, taken.last, taken.count);
+    }
+
+    /// Takes the best try of the field `start..next` as a match, if it is worth it; longer at its front where the bytes before
+    /// agree too. `AMID`: the answer to [`Taken::is_amid`]; and the try is worth a match.
+    #[inline(always)]
+    fn settle<const AMID: bool, L: Lanes>(&mut self, lanes: L, start: usize, next: usize, best: i32) {
+        if next <= self.cursor {
+            return;
+        }
+        let (same, distance) = unrank(best);
+        if !AMID && (best < WORTHWHILE || start < self.floor + distance + FRONT) {
+            return;
+        }
+        let old = start - distance;
+        let mut length = same;
+        if same == 32 || (!AMID && start + same > self.to) {
+            // It may go on, or go beyond the block.
+            length = lanes.common(self.bytes, old, start, self.to - start);
+            if length > MOST - FRONT {
+                return self.parts(start, length, distance);
+            }
+            if length < LEAST {
+                return;
+            }
+        }
+        let mut back = 0;
         if start < self.cursor {
             // The match before ends in this field. It gives up its tail where this one brings more than that costs.
             let overlap = self.cursor - start;
-            let Some(last) = self.matches.last_mut() else { return };
-            if length < overlap + 6 || usize::from(last.length) < overlap + LEAST {
+            if length < overlap + BRINGS || self.last.length() < overlap + LEAST {
                 return;
             }
-            last.length -= overlap as u16;
+            self.last = self.last.shorter(overlap);
         } else {
-            let lowest = self.cursor.max(self.floor + distance);
-            if start >= distance + 8 {
-                let differ = self.bytes.word(start - 8) ^ self.bytes.word(start - 8 - distance);
-                let back = ((differ.leading_zeros() / 8) as usize).min(start.saturating_sub(lowest));
-                start -= back;
-                length += back;
-            }
+            let differ = self.bytes.word(start - FRONT) ^ self.bytes.word(old - FRONT);
+            back = ((differ.leading_zeros() / 8) as usize).min(start - self.cursor);
         }
-        self.push(start, length, distance);
+        self.push(Match::new(start - back, length + back, distance));
     }
 
-    /// Writes a match down, in parts where it is longer than one may be. No part is shorter than one may be.
+    /// Takes a match that may be longer than one may be, behind those taken before, in parts of which none is too short.
     #[inline(always)]
-    fn push(&mut self, start: usize, length: usize, distance: usize) {
-        debug_assert!(length >= LEAST && (1..=WINDOW).contains(&distance), "no match of deflate: {length} {distance}");
-        self.cursor = start + length;
-        let distance = distance as u16;
-        let mut start = start as u32;
-        let mut left = length;
-        while left > MOST {
-            let part = MOST.min(left - LEAST);
-            self.matches.push(Match { start, length: part as u16, distance });
-            start += part as u32;
-            left -= part;
+    fn parts(&mut self, start: usize, length: usize, distance: usize) {
+        let end = start + length;
+        let mut start = start.max(self.cursor);
+        while end - start >= LEAST {
+            let left = end - start;
+            let part = if left > MOST { MOST.min(left - LEAST) } else { left };
+            self.push(Match::new(start, part, distance));
+            start += part;
         }
-        self.matches.push(Match { start, length: left as u16, distance });
+    }
+
+    /// Writes the last match down, and takes another.
+    #[inline(always)]
+    fn push(&mut self, found: Match) {
+        debug_assert!((LEAST..=MOST).contains(&found.length()), "no match of deflate: {found:?}");
+        debug_assert!((1..=WINDOW).contains(&found.distance()), "no match of deflate: {found:?}");
+        self.matches[self.count % MATCHES] = self.last;
+        self.count += 1;
+        self.last = found;
+        self.cursor = found.start() + found.length();
     }
 }
 
-/// The slots of one column's fields under the `N` ways of the column.
+/// The bytes at the older place.
 #[inline(always)]
-fn slots<'a, const N: usize>(
-    bytes: Padded,
-    rows: impl Iterator<Item = (&'a [u32], &'a mut [u16])>,
-    column: &Column,
-    number: usize,
-    first: usize,
-) {
-    let Some(ways) = column.ways.first_chunk::<N>() else { return };
-    for (starts, tries) in rows {
-        let head = bytes.at(starts[number] as usize);
-        for (slot, way) in tries[first..first + N].iter_mut().zip(ways) {
-            *slot = way.slot(head);
-        }
-    }
+fn at(around: &[u8; LEAD + PADDING], older: u16) -> &[u8; 32] {
+    around[usize::from(older)..].first_chunk().unwrap_or(&[0; 32])
 }
 
-/// The best of the `N` tries of each of one column's fields.
+/// How far back the older place lies.
 #[inline(always)]
-fn compare<'a, const N: usize, L: Lanes>(
-    lanes: L,
-    bytes: Padded,
-    rows: impl Iterator<Item = ((&'a [u32], &'a [u16]), &'a mut [u32])>,
-    number: usize,
-    first: usize,
-) {
-    for ((starts, tries), bests) in rows {
-        let start = starts[number] as usize;
-        let (probe, around) = (lanes.load(bytes.at(start)), bytes.around(start));
-        let mut best = 0;
-        // No branches, for none could be foreseen: what may not be referred to is compared too, and [`LEAD`] makes room for it.
-        for &before in &tries[first..first + N] {
-            best = best.max(rank(lanes.same(probe, older(around, before)), before));
-        }
-        bests[number] = best.cast_unsigned();
-    }
+fn distance(older: u16) -> usize {
+    LEAD - usize::from(older)
 }
 
-/// The bytes that lie `before` and one more before the middle of `around`.
+/// The bits a match saves over literals; where it saves none it does not pay.
 #[inline(always)]
-fn older(around: &[u8; LEAD + PADDING], before: u16) -> &[u8; 32] {
-    around[LEAD - 1 - usize::from(before)..].first_chunk().unwrap_or(&[0; 32])
+fn gain(length: usize, older: u16) -> u32 {
+    // Deflate counts the bits of a distance less one.
+    let bits = u32::BITS - u32::from(!older).leading_zeros();
+    (length as u32 * LITERAL).saturating_sub(bits + PRICE)
 }
 
-/// The bits a match saves over literals; where it saves none it does not pay. `before` is its distance less one, as deflate
-/// counts the bits of a distance.
+/// A try as a number that is the larger the better: what it saves above, then how much agrees, how far back it lies below.
+/// Negative for what lies beyond every window.
 #[inline(always)]
-fn gain(length: usize, before: u16) -> u32 {
-    (length as u32 * LITERAL).saturating_sub(u32::BITS - u32::from(before).leading_zeros() + PRICE)
-}
-
-/// A try as a number that is the larger the better, above what it saves, below how far back it lies. Negative for what lies
-/// beyond every window.
-#[inline(always)]
-fn rank(same: u32, before: u16) -> i32 {
-    let saved = same * LITERAL + u32::from(before).leading_zeros();
-    (saved << 16).cast_signed() | i32::from(before.cast_signed())
+fn rank(same: u32, older: u16) -> i32 {
+    let before = !i32::from(older.cast_signed());
+    let saved = same * (LITERAL << 22 | 1 << 16) + (before.leading_zeros() << 22);
+    saved.cast_signed() | before
 }
 
 /// The least rank whose gain pays.
-const WORTHWHILE: u32 = (u32::BITS + PRICE + 1) << 16;
+const WORTHWHILE: i32 = ((u32::BITS + PRICE + 1) << 22).cast_signed();
 const _: () = assert!(PRICE >= (LEAST as u32 - 1) * LITERAL, "what is worth a match must be long enough to be one");
+const _: () = assert!(LEAD == 1 << 16, "what is around a place is as far as 16 bits count");
 
-/// How much agreed, and how far back less one.
+/// How much agrees, and how far back.
 #[inline(always)]
-fn unrank(rank: u32) -> (usize, u16) {
-    let before = rank as u16;
-    ((rank >> 16).saturating_sub(u32::from(before).leading_zeros()) as usize / LITERAL as usize, before)
+fn unrank(rank: i32) -> (usize, usize) {
+    let rank = rank.cast_unsigned() as usize;
+    (rank >> 16 & 0x3f, (rank & 0xffff) + 1)
 }

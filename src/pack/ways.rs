@@ -4,6 +4,7 @@
 
 #![allow(clippy::inline_always, reason = "the hot loop is compiled as a whole for the features of its caller")]
 
+use super::filled;
 use crate::fields::lanes::word;
 
 /// Columns told apart; a longer row begins again at 0, which costs size, not truth.
@@ -18,11 +19,12 @@ const SLOT_BITS: u32 = 12;
 /// Ways kept for a column at most. With six, nothing became smaller.
 pub(super) const KEPT: usize = 4;
 /// Rows that fill the tables before any is watched: about a window of rows.
-const WARM: usize = 320;
-/// Rows watched: what would each way have gained?
-const WATCHED: usize = 192;
-/// Rows after which the ways are chosen anew in any case: a choice that fell on odd rows does not stay.
-const AGAIN: usize = 32 * 1024;
+const WARM: usize = 256;
+/// Rows watched: what would each way have gained? With 192 rows that nfacctd printed became 0.4 % larger.
+const WATCHED: usize = 256;
+/// Rows after which the ways are chosen anew in any case: a choice that fell on odd rows does not stay. After half as many, rows
+/// became 0.1 to 0.3 % larger, and took 1 % longer.
+const AGAIN: usize = 64 * 1024;
 /// After so many bytes it is reviewed what they became: about a block.
 const REVIEWED: usize = 128 * 1024;
 /// The ways are chosen anew when bytes became larger than usual by a sixteenth. Rows that nfacctd prints change their kind, from
@@ -32,8 +34,8 @@ const OFF: usize = 16;
 /// The usual price is the least that was seen, and rises by this part at each review, so that after about four of them rows
 /// that are dear by nature are no longer learned again and again.
 const FORGET: usize = 64;
-/// What a way must gain over those already kept, in bits over all watched rows: a third of a bit a row. At 80 rows became 0.3
-/// to 0.5 % larger and took 3 % less, at 56 up to 0.2 % smaller and took 1 % longer.
+/// What a way must gain over those already kept, in bits over all watched rows: a quarter of a bit a row. At 80 real
+/// rows became 0.2 % larger, at 48 no row became 0.1 % smaller.
 const WORTH: u32 = 64;
 /// Bytes from a field's start on that are looked at before it is known how far it reaches.
 pub(super) const HEAD: usize = 40;
@@ -123,8 +125,6 @@ pub(crate) struct Ways {
     /// The low 16 bits of the last place, by way and key. What is stale or foreign is found out by comparing.
     places: Box<[u16; 1 << 16]>,
     columns: Box<[Column; COLUMNS]>,
-    /// The column of each try of a row, as the columns' ways follow one another.
-    tries: [u8; COLUMNS * KEPT],
     /// Rows since learning began.
     rows: usize,
     has_chosen: bool,
@@ -138,11 +138,9 @@ pub(crate) struct Ways {
 
 impl Ways {
     pub(crate) fn new() -> Self {
-        let places: Box<[u16]> = vec![0; 1 << 16].into_boxed_slice();
         Self {
-            places: places.try_into().unwrap_or_else(|_| unreachable!("the length is the array's")),
+            places: filled(0),
             columns: Box::new([Column::NEW; COLUMNS]),
-            tries: [0; COLUMNS * KEPT],
             rows: 0,
             has_chosen: false,
             gains: vec![[[0; WAYS]; WATCHED]; COLUMNS].into_boxed_slice(),
@@ -157,10 +155,10 @@ impl Ways {
         self.places[..WAYS << SLOT_BITS].fill(0);
     }
 
-    /// The columns, the column of each try of a row, and the table of places.
+    /// The columns, and the table of places.
     #[inline(always)]
-    pub(super) fn parts(&mut self) -> (&[Column; COLUMNS], &[u8; COLUMNS * KEPT], &mut [u16; 1 << 16]) {
-        (&self.columns, &self.tries, &mut self.places)
+    pub(super) fn parts(&mut self) -> (&[Column; COLUMNS], &mut [u16; 1 << 16]) {
+        (&self.columns, &mut self.places)
     }
 
     /// Enters a field at `here` under the key of `slot`; returns the place that stood there.
@@ -201,11 +199,6 @@ impl Ways {
             self.has_chosen = true;
             for ((column, gains), &watched) in self.columns.iter_mut().zip(&self.gains).zip(&self.watched) {
                 column.choose(&gains[..watched]);
-            }
-            let numbered = self.columns.iter().zip(0..);
-            let columns = numbered.flat_map(|(column, number)| column.ways().iter().map(move |_| number));
-            for (try_, column) in self.tries.iter_mut().zip(columns) {
-                *try_ = column;
             }
         } else if self.rows >= AGAIN {
             self.learn();
