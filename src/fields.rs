@@ -197,14 +197,15 @@ fn find<L: Lanes>(lanes: L, strip: &[u8], separator: u8, ends: &mut Ends) -> (us
 pub(crate) fn spread(places: &mut [u32], count: usize, base: u32, marks: u64) -> usize {
     let found = marks.count_ones() as usize;
     let mut marks = marks;
-    // Eight are written whether there are as many or not: a loop over each would end unforeseen every time.
-    if let Some(room) = places.get_mut(count..).and_then(|room| room.first_chunk_mut::<8>()) {
+    // Ten are written whether there are as many or not: a loop over each would end unforeseen every time. More of 64 bytes of
+    // rows are rare.
+    if let Some(room) = places.get_mut(count..).and_then(|room| room.first_chunk_mut::<10>()) {
         for place in room {
             *place = base.wrapping_add(marks.trailing_zeros());
             marks &= marks.wrapping_sub(1);
         }
     }
-    for place in &mut places[(count + 8).min(count + found)..count + found] {
+    for place in &mut places[(count + 10).min(count + found)..count + found] {
         *place = base + marks.trailing_zeros();
         marks &= marks.wrapping_sub(1);
     }
