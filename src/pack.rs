@@ -85,6 +85,8 @@ struct Hand {
     begun: u64,
     /// A state, and the piece it packed.
     resting: Option<(u64, Codec)>,
+    /// States whose history nobody needs; one more than there are packers are ever made.
+    free: Vec<Codec>,
 }
 
 impl Relay {
@@ -96,7 +98,17 @@ impl Relay {
         Some(codec)
     }
 
-    /// Leaves the state after piece `number`; returns one that is free for later use. When a later piece was begun already,
+    /// A state whose history nobody needs.
+    fn any(&self) -> Option<Codec> {
+        self.hand.lock().unwrap_or_else(PoisonError::into_inner).free.pop()
+    }
+
+    /// Keeps a state whose history nobody needs: a new one would have to learn anew.
+    fn keep(&self, codec: Codec) {
+        self.hand.lock().unwrap_or_else(PoisonError::into_inner).free.push(codec);
+    }
+
+    /// Leaves the state after piece `number`; returns one whose history nobody needs. When a later piece was begun already,
     /// as under load, the state comes straight back: it stays in the caches of the core that used it.
     fn leave(&self, number: u64, codec: Codec) -> Option<Codec> {
         let mut hand = self.hand.lock().unwrap_or_else(PoisonError::into_inner);
@@ -138,8 +150,8 @@ impl Packer {
         let usable = |codec: &Codec| codec.serves(self.level);
         let before = self.relay.take(number).filter(|codec| !batch.starts_file && usable(codec));
         let follows = before.is_some();
-        let spare = self.spare.take().filter(usable);
-        let mut codec = before.or(spare).unwrap_or_else(|| Codec::new(self.level));
+        let spare = || self.spare.take().or_else(|| self.relay.any()).filter(usable);
+        let mut codec = before.or_else(spare).unwrap_or_else(|| Codec::new(self.level));
         let mut encoder_failed = false;
         if !bytes.is_empty() {
             let checked = number.is_multiple_of(CHECK_EVERY).then(|| codec.window(follows)).flatten();
@@ -154,7 +166,12 @@ impl Packer {
         }
         // An empty piece that follows nothing has left the state as some other file made it.
         let is_known = follows || !bytes.is_empty();
-        self.spare = if is_known { self.relay.leave(number, codec) } else { Some(codec) };
+        let free = if is_known { self.relay.leave(number, codec) } else { Some(codec) };
+        if let Some(codec) = free
+            && let Some(surplus) = self.spare.replace(codec)
+        {
+            self.relay.keep(surplus);
+        }
         let (schema, ends_mid_line) = (batch.schema.clone(), batch.ends_mid_line);
         let packed = Packed { piece, findings, rejects, schema, ends_mid_line, encoder_failed };
         (packed, batch.block.emptied())

@@ -36,12 +36,14 @@ const _: () = assert!(2 * CHUNK <= bits::PLACES, "a block has room");
 pub(crate) struct Match(u64);
 
 impl Match {
-    /// A match that is none.
-    pub(crate) const NONE: Self = Self(0);
-
     #[inline(always)]
     pub(crate) const fn new(start: usize, length: usize, distance: usize) -> Self {
         Self(start as u64 | (distance as u64) << 32 | (length as u64) << 48)
+    }
+
+    #[inline(always)]
+    pub(crate) const fn word(self) -> u64 {
+        self.0
     }
 
     #[inline(always)]
@@ -72,7 +74,8 @@ pub(crate) struct Parsed<'a> {
     pub(crate) bytes: Padded<'a>,
     pub(crate) from: usize,
     pub(crate) to: usize,
-    pub(crate) matches: &'a [Match],
+    /// The words of matches.
+    pub(crate) matches: &'a [u64],
 }
 
 /// Bits, fewer than eight, that wait for the byte to become full.
@@ -162,7 +165,8 @@ impl Blocks {
         let mut distances = [0_u32; 32];
         let mut at = parsed.from;
         let mut filled = 0;
-        for found in parsed.matches {
+        for &word in parsed.matches {
+            let found = Match(word);
             self.gather(parsed.bytes, at, found.start(), filled);
             filled += found.start() - at;
             at = found.start() + found.length();
@@ -302,7 +306,8 @@ fn emit(
         *entry = Entry { bits: dist.bits[symbol].into(), length: dist.lengths[symbol].into() };
     }
     let mut at = parsed.from;
-    for found in parsed.matches {
+    for &word in parsed.matches {
+        let found = Match(word);
         literals.write(parsed.bytes, at, found.start(), &mut bits);
         at = found.start() + found.length();
         let length = lengths[found.length() % 512];

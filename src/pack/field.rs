@@ -43,10 +43,10 @@
 
 #![allow(clippy::inline_always, reason = "the hot loop is compiled as a whole for the features of its caller")]
 
-use super::block::{Blocks, CHUNK, Held, Match, Parsed, WINDOW};
+use super::block::{Blocks, CHUNK, Held, Parsed, WINDOW};
 use super::filled;
 use super::plain::{Chains, Reach};
-use super::rows::{MATCHES, Parse, Strip, Taken};
+use super::rows::{Matches, Parse, Strip, Taken};
 use super::ways::Ways;
 use crate::fields;
 #[cfg(target_arch = "x86_64")]
@@ -75,7 +75,7 @@ pub struct Encoder {
     ways: Ways,
     strip: Strip,
     chains: Chains,
-    matches: Box<[Match; MATCHES]>,
+    matches: Box<Matches>,
     blocks: Blocks,
     #[cfg(target_arch = "x86_64")]
     wide: Option<Wide>,
@@ -94,7 +94,7 @@ impl Encoder {
             ways: Ways::new(),
             strip: Strip::new(),
             chains: Chains::new(),
-            matches: filled(Match::NONE),
+            matches: filled(0),
             blocks: Blocks::new(),
             #[cfg(target_arch = "x86_64")]
             wide: Wide::detect(),

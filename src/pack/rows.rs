@@ -23,7 +23,9 @@ const FIELDS: usize = 2 * STRIP;
 /// Places for the tries of a strip.
 const TRIES: usize = KEPT * FIELDS;
 /// Places for the matches of a block, each of three bytes at least; a power of two.
-pub(crate) const MATCHES: usize = CHUNK / 2;
+const MATCHES: usize = CHUNK / 2;
+/// The matches of a block as words, for zeros take no memory before they are written to.
+pub(crate) type Matches = [u64; MATCHES];
 /// A field from which more than this is left is searched by the general finder.
 const LONG: usize = 48;
 /// What a match must bring before it pays: its length's and its distance's code, in bits, beside the distance itself; and its
@@ -164,7 +166,7 @@ pub(crate) struct Taken<'a> {
     /// The last one taken, which may still give up its tail; at first one that is none.
     last: Match,
     /// Those before it.
-    matches: &'a mut [Match; MATCHES],
+    matches: &'a mut Matches,
     count: usize,
 }
 
@@ -334,14 +336,14 @@ impl<'a> Taken<'a> {
         bytes: Padded<'a>,
         (from, to): (usize, usize),
         floor: usize,
-        matches: &'a mut [Match; MATCHES],
+        matches: &'a mut Matches,
     ) -> Self {
         Self { bytes, to, floor, cursor: from, last: Match::new(from, 0, 1), matches, count: 0 }
     }
 
     /// All matches, in order.
-    pub(crate) fn matches(self) -> &'a [Match] {
-        self.matches[self.count % MATCHES] = self.last;
+    pub(crate) fn matches(self) -> &'a [u64] {
+        self.matches[self.count % MATCHES] = self.last.word();
         &self.matches[1..=self.count % MATCHES]
     }
 
@@ -425,7 +427,7 @@ impl<'a> Taken<'a> {
     fn push(&mut self, found: Match) {
         debug_assert!((LEAST..=MOST).contains(&found.length()), "no match of deflate: {found:?}");
         debug_assert!((1..=WINDOW).contains(&found.distance()), "no match of deflate: {found:?}");
-        self.matches[self.count % MATCHES] = self.last;
+        self.matches[self.count % MATCHES] = self.last.word();
         self.count += 1;
         self.last = found;
         self.cursor = found.start() + found.length();
