@@ -335,6 +335,19 @@ mod tests {
     }
 
     #[test]
+    fn a_long_match_within_a_longer_one_brings_nothing() {
+        let text = |seed: u64, length: u64| -> String {
+            let letter = |at: u64| b'a' + ((at * at * 7_919 + at * seed) >> 5 & 15) as u8;
+            (0..length).map(|at| char::from(letter(at))).collect()
+        };
+        let (common, other, tail) = (text(3, 400), text(5, 100), text(11, 100));
+        // The third row's first field goes on with the first row for 400 bytes; its second field agrees with the second row's
+        // for 300.
+        let rows = format!("field,field,field\nk1,{common},1\nz9,{}{other},2\nk1,{common}{tail},3\n", &common[..300]);
+        holds(&[rows.as_bytes()]);
+    }
+
+    #[test]
     fn verify_tells_true_pieces_from_others() {
         let bytes = rows(3_000, Stamps::Civil);
         let mut encoder = Encoder::new();

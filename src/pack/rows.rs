@@ -413,8 +413,9 @@ impl<'a> Taken<'a> {
     #[inline(always)]
     fn parts(&mut self, start: usize, length: usize, distance: usize) {
         let end = start + length;
+        // Where a longer match was taken before, nothing may be left.
         let mut start = start.max(self.cursor);
-        while end - start >= LEAST {
+        while start + LEAST <= end {
             let left = end - start;
             let part = if left > MOST { MOST.min(left - LEAST) } else { left };
             self.push(Match::new(start, part, distance));
