@@ -179,14 +179,18 @@ fn find<L: Lanes>(lanes: L, strip: &[u8], separator: u8, ends: &mut Ends) -> (us
         let real = if at < blocks.len() { u64::MAX } else { (1 << tail.len()) - 1 };
         let marks = lanes.marks(block, separator) & real;
         let mut newlines = lanes.marks(block, b'\n') & real;
-        while newlines != 0 {
+        let found = newlines.count_ones() as usize;
+        let mut last_field = |row: &mut u32| {
             let before = newlines & newlines.wrapping_neg();
-            if let Some(row) = ends.rows.get_mut(rows) {
-                *row = fields as u32 + (marks & (before - 1)).count_ones();
-            }
-            rows += 1;
-            newlines &= newlines - 1;
+            *row = fields as u32 + (marks & before.wrapping_sub(1)).count_ones();
+            newlines &= newlines.wrapping_sub(1);
+        };
+        // Two are written whether there are as many or not, for the same reason as in [`spread`].
+        if let Some(room) = ends.rows.get_mut(rows..).and_then(|room| room.first_chunk_mut::<2>()) {
+            room.iter_mut().for_each(&mut last_field);
         }
+        ends.rows[(rows + 2).min(rows + found)..rows + found].iter_mut().for_each(last_field);
+        rows += found;
         fields = spread(&mut ends.fields, fields, (at * 64) as u32, marks);
     }
     (fields, rows)
