@@ -191,7 +191,7 @@ impl<L: Lanes> Parse<'_, L> {
             let found = self.strip.find(self.lanes, bytes, (at, stop), separator);
             let is_even = place.start == at && place.column == 0 && !self.ways.is_learning();
             if is_even && let Some(width) = self.strip.width(bytes, found) {
-                self.even(Shape { rows: found.1, width, tries: 0 });
+                self.even(found.1, width);
                 place.start = stop;
             } else {
                 for field in 0..found.0 {
@@ -206,16 +206,16 @@ impl<L: Lanes> Parse<'_, L> {
         }
     }
 
-    /// Parses a strip whose rows have equally many fields.
+    /// Parses a strip of `rows` rows with `width` fields each.
     #[inline(always)]
-    fn even(&mut self, shape: Shape) {
+    fn even(&mut self, rows: usize, width: usize) {
         let bytes = self.taken.bytes;
         let (lanes, base) = (self.lanes, self.reach.base);
         let (columns, places) = self.ways.parts();
-        let columns = &columns[..shape.width.min(COLUMNS)];
+        let columns = &columns[..width.min(COLUMNS)];
         let tries = columns.iter().map(|column| column.ways().len()).sum();
-        let shape = Shape { tries, ..shape };
-        let fields = shape.rows * shape.width;
+        let shape = Shape { rows, width, tries };
+        let fields = rows * width;
         let strip = &mut *self.strip;
         strip.best[..fields.next_multiple_of(64)].fill(0);
 
@@ -232,7 +232,7 @@ impl<L: Lanes> Parse<'_, L> {
             first += column.ways().len();
         }
         // In the order of the rows, so that a row finds the one before it.
-        for try_ in &mut strip.tries[..shape.rows * tries] {
+        for try_ in &mut strip.tries[..rows * tries] {
             let here = (*try_ >> 16) as u16;
             let old = std::mem::replace(&mut places[usize::from(*try_ as u16)], here);
             *try_ = u32::from(old.wrapping_sub(here));
