@@ -240,7 +240,11 @@ fn a_second_signal_leaves_at_once() {
         live.signal(signal);
         // By the last pass; or by the first, when that was so late that the file was sealed before.
         mute.set_nonblocking(true).unwrap();
-        wait_until("the uploader's connection", || mute.accept().is_ok());
+        let mut connection = None;
+        wait_until("the uploader's connection", || {
+            connection = mute.accept().ok();
+            connection.is_some()
+        });
         assert!(live.is_running());
         live.signal(signal);
         live.wait().expect(code);
