@@ -78,7 +78,9 @@ fn lines(criterion: &mut Criterion) {
         });
         let mut checker = Checker::new(options);
         group.bench_function(name, |bench| {
-            bench.iter(|| cut.iter().map(|batch| checker.check(black_box(batch)).0.read.packets).sum::<u64>());
+            bench.iter(|| {
+                cut.iter().map(|batch| checker.check(black_box(batch), |_, _| {}).0.read.packets).sum::<u64>()
+            });
         });
     }
     group.finish();

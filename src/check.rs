@@ -2,13 +2,15 @@
 //!
 //! [`Checker`] counts lines, sums packets and bytes by the header's columns, drops or keeps header lines, keeps or sets
 //! aside lines with a wrong column count, and rewrites time columns when asked. With the default settings it copies
-//! nothing: bytes in are bytes out. It works on one batch, knows no other, and never waits.
+//! nothing: bytes in are bytes out. It goes through a batch by chunks of rows, and hands on each before it looks at the next, so
+//! that who packs it finds it in the core's own cache, and its fields found. It works on one batch, knows no other, and never
+//! waits.
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use memchr::{memchr, memchr_iter, memrchr};
 
 use crate::clock::Zone;
-use crate::fields::{Field, Scan};
+use crate::fields::{Edges, Field, Scan};
 use crate::line::Batch;
 use crate::schema::{Schema, trim_line_end};
 use crate::stats::Sums;
@@ -99,7 +101,7 @@ pub struct Checker {
 #[derive(Debug)]
 struct Lines {
     options: Options,
-    /// What goes into the file when that is not the batch itself.
+    /// What goes into the file of a chunk when that is not the chunk itself.
     out: Vec<u8>,
     /// Lines set aside, each after its reason: `reason` tab `line`.
     rejects: Vec<u8>,
@@ -113,34 +115,40 @@ impl Checker {
         Self { scan: Scan::new(), lines: Lines { options, out: Vec::new(), rejects: Vec::new(), stamps } }
     }
 
-    /// Checks one batch. Returns what was found, the bytes for the file, and the lines for `rejects/`; both are valid
-    /// until the next call.
-    pub fn check<'a>(&'a mut self, batch: &'a Batch) -> (Findings, &'a [u8], &'a [u8]) {
+    /// Checks one batch, and calls `pass` with its bytes for the file, chunk by chunk, and with the edges of their fields where
+    /// those were found. Returns what was found, and the lines for `rejects/`, valid until the next call.
+    pub fn check(&mut self, batch: &Batch, mut pass: impl FnMut(&[u8], Option<&Edges>)) -> (Findings, &[u8]) {
         let Self { scan, lines } = self;
-        lines.out.clear();
         lines.rejects.clear();
-        let bytes = batch.block.filled();
         let copies = batch.schema.is_some() && lines.copies() || batch.splits_line() && lines.sets_aside();
         let mut findings = Findings::default();
         let (begun, rows, open) = batch.parts();
         if !begun.is_empty() {
             let part = if begun.ends_with(b"\n") || !batch.ends_mid_line { Part::Last } else { Part::Middle };
             lines.line(Line::part_of(begun, part), None, copies, &mut findings);
+            lines.pass(copies, begun, None, &mut pass);
         }
-        match batch.schema.as_deref() {
-            Some(schema) => {
+        let mut rest = rows;
+        while !rest.is_empty() {
+            let (chunk, after) = rest.split_at(Scan::chunk(rest));
+            rest = after;
+            let edges = if let Some(schema) = batch.schema.as_deref() {
                 let wanted = [schema.packets(), schema.octets()].map(|column| column.unwrap_or(usize::MAX));
-                scan.rows(rows, schema.separator(), wanted, |row| {
+                scan.rows(chunk, schema.separator(), wanted, |row| {
                     let line = Line { bytes: row.line, part: Part::Whole, columns: row.columns, wanted: row.wanted };
                     lines.line(line, Some(schema), copies, &mut findings);
-                });
-            }
-            None => lines.pass(rows, copies, &mut findings),
+                })
+            } else {
+                lines.count(chunk, copies, &mut findings);
+                None
+            };
+            lines.pass(copies, chunk, edges, &mut pass);
         }
         if !open.is_empty() {
             lines.line(Line::part_of(open, Part::First), None, copies, &mut findings);
+            lines.pass(copies, open, None, &mut pass);
         }
-        (findings, if copies { &lines.out } else { bytes }, &lines.rejects)
+        (findings, &lines.rejects)
     }
 }
 
@@ -153,8 +161,24 @@ impl Lines {
         self.options.bad_lines == BadLines::Quarantine
     }
 
+    /// Hands on a chunk, or what became of it.
+    fn pass(
+        &mut self,
+        copies: bool,
+        chunk: &[u8],
+        edges: Option<&Edges>,
+        pass: &mut impl FnMut(&[u8], Option<&Edges>),
+    ) {
+        if !copies {
+            pass(chunk, edges);
+        } else if !self.out.is_empty() {
+            pass(&self.out, None);
+            self.out.clear();
+        }
+    }
+
     /// Whole lines before any header: they are only counted, for nothing can be said of their columns.
-    fn pass(&mut self, rows: &[u8], copies: bool, findings: &mut Findings) {
+    fn count(&mut self, rows: &[u8], copies: bool, findings: &mut Findings) {
         let lines = memchr_iter(b'\n', rows).count() + usize::from(!rows.is_empty() && !rows.ends_with(b"\n"));
         let sums = Sums { lines: lines as u64, bytes: rows.len() as u64, packets: 0, octets: 0 };
         findings.read.add(&sums);
@@ -377,7 +401,7 @@ mod tests {
         let mut all = Findings::default();
         let (mut file, mut rejects) = (Vec::new(), Vec::new());
         for batch in batches(text, block) {
-            let (found, out, set_aside) = checker.check(&batch);
+            let (found, set_aside) = checker.check(&batch, |out, _| file.extend_from_slice(out));
             let base = all.read.lines;
             all.read.add(&found.read);
             all.written.add(&found.written);
@@ -386,7 +410,6 @@ mod tests {
             all.bad_lines += found.bad_lines;
             let first = found.first_bad.map(|bad| FirstBad { line: base + bad.line, ..bad });
             all.first_bad = all.first_bad.or(first);
-            file.extend_from_slice(out);
             rejects.extend_from_slice(set_aside);
         }
         let utf8 = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();

@@ -1,7 +1,8 @@
 //! Where the fields of a row begin: the separator, found from the lines themselves, and a scan of whole rows.
 //!
-//! [`Scan`] tells of every row how many columns it has and what two of them say, in one pass over vectors of separators. It
-//! promises what a split of each line would find, for any bytes. It never judges a row.
+//! [`Scan`] tells of every row how many columns it has and what two of them say, in one pass over vectors of separators, and
+//! leaves the [`Edges`] it found to who packs the rows. It promises what a split of each line would find, for any bytes. It
+//! never judges a row.
 
 #![allow(clippy::inline_always, reason = "the hot loop is compiled as a whole for the features of its caller")]
 
@@ -9,7 +10,7 @@ pub(crate) mod lanes;
 
 #[cfg(target_arch = "x86_64")]
 use lanes::Wide;
-use lanes::{Lanes, Words};
+use lanes::{LEAD, Lanes, Words};
 
 /// What a row says, its line end left out.
 #[derive(Clone, Copy, Debug)]
@@ -79,23 +80,107 @@ fn slow_number(text: &[u8]) -> u64 {
     text.iter().try_fold(0, add).unwrap_or(0)
 }
 
-/// Bytes whose field ends are found at once.
+/// The most bytes whose edges are found at once. Everything that is noted of so many stays in the second level cache with them.
+pub(crate) const CHUNK: usize = 256 * 1024;
+/// Bytes after which the rows found so far are told: they are still in the first level cache.
 const STRIP: usize = 2048;
+/// The most edges that are read at once.
+const RUN: usize = 1 << 13;
+/// Room that [`spread`] may write to behind the last place.
+const SPREAD: usize = 64;
 
-/// Where the fields of a strip end, and which of these ends are ends of rows.
-#[derive(Debug)]
-struct Ends {
-    fields: [u32; STRIP + 64],
-    /// Places in `fields`.
-    rows: [u32; STRIP + 64],
-}
-
-/// Scans rows; keeps its memory, 17 KB, from call to call.
-#[derive(Debug)]
-pub struct Scan {
-    ends: Box<Ends>,
+/// Where the fields and the rows of a chunk end.
+pub struct Edges {
+    /// Where the first field starts, and where the one after each field does: the chunk's first byte is place [`LEAD`].
+    places: Box<[u32]>,
+    fields: usize,
+    /// The number of the last field of each row.
+    last: Box<[u32]>,
+    rows: usize,
+    /// Up to where they were found.
+    to: usize,
     #[cfg(target_arch = "x86_64")]
     wide: Option<Wide>,
+}
+
+impl Edges {
+    /// None yet. Takes 2 MB, of which rows touch a tenth.
+    pub(crate) fn new() -> Self {
+        Self {
+            places: vec![0; CHUNK + SPREAD.max(RUN)].into_boxed_slice(),
+            fields: 0,
+            last: vec![0; CHUNK + SPREAD].into_boxed_slice(),
+            rows: 0,
+            to: LEAD,
+            #[cfg(target_arch = "x86_64")]
+            wide: Wide::detect(),
+        }
+    }
+
+    /// Forgets the chunk.
+    fn clear(&mut self) {
+        (self.fields, self.rows, self.to) = (0, 0, LEAD);
+        self.places[0] = LEAD as u32;
+    }
+
+    /// Finds those of a chunk, of at most [`CHUNK`] bytes.
+    pub(crate) fn find(&mut self, chunk: &[u8], separator: u8) {
+        self.clear();
+        self.go_on(chunk, separator);
+    }
+
+    /// Finds those of the chunk's next bytes.
+    fn go_on(&mut self, bytes: &[u8], separator: u8) {
+        debug_assert!(self.to - LEAD + bytes.len() <= CHUNK, "more than a chunk");
+        #[cfg(target_arch = "x86_64")]
+        if let Some(wide) = self.wide {
+            // SAFETY: a `Wide` exists only where all the features of `find_wide` were detected.
+            #[allow(unsafe_code)]
+            return unsafe { find_wide(wide, bytes, separator, self) };
+        }
+        find(Words, bytes, separator, self);
+    }
+
+    /// How many bytes they are of.
+    pub(crate) fn bytes(&self) -> usize {
+        self.to - LEAD
+    }
+
+    /// How many fields have their end.
+    pub(crate) fn fields(&self) -> usize {
+        self.fields
+    }
+
+    /// The number of the last field of each row.
+    pub(crate) fn rows(&self) -> &[u32] {
+        &self.last[..self.rows]
+    }
+
+    /// Where field `number` starts, and where it and those behind it end; behind the last field they say nothing.
+    #[inline(always)]
+    pub(crate) fn run<const N: usize>(&self, number: usize) -> &[u32; N] {
+        const { assert!(N <= RUN) };
+        self.places.get(number..).and_then(<[u32]>::first_chunk).unwrap_or(&[0; N])
+    }
+
+    /// Where field `number` starts and where the next one does.
+    #[inline(always)]
+    pub(crate) fn field(&self, number: usize) -> (usize, usize) {
+        let &[start, next] = self.run(number);
+        (start as usize, next as usize)
+    }
+}
+
+impl std::fmt::Debug for Edges {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Edges").field("fields", &self.fields).field("rows", &self.rows).finish_non_exhaustive()
+    }
+}
+
+/// Scans rows; keeps its memory from call to call.
+#[derive(Debug)]
+pub struct Scan {
+    edges: Edges,
 }
 
 impl Default for Scan {
@@ -108,74 +193,84 @@ impl Scan {
     /// A scan for the processor it runs on.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            ends: Box::new(Ends { fields: [0; STRIP + 64], rows: [0; STRIP + 64] }),
-            #[cfg(target_arch = "x86_64")]
-            wide: Wide::detect(),
-        }
+        Self { edges: Edges::new() }
     }
 
-    /// Calls `each` with every row of `bytes`, in order. Columns are counted from 0; the last row may lack its newline.
-    pub fn rows<'a>(&mut self, bytes: &'a [u8], separator: u8, wanted: [usize; 2], mut each: impl FnMut(Row<'a>)) {
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let strip = &rest[..rest.len().min(STRIP)];
-            let Some(last) = memchr::memrchr(b'\n', strip) else {
-                // No row ends here: the row is long, or the last.
-                let length = memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
-                let (line, after) = rest.split_at(length);
-                each(split(line, separator, wanted));
-                rest = after;
-                continue;
-            };
-            let (strip, after) = rest.split_at(last + 1);
-            let (fields, rows) = self.find(strip, separator);
-            let (fields, rows) = (&self.ends.fields[..fields], &self.ends.rows[..rows]);
-            let mut start = 0;
-            let mut first = 0;
-            for &row in rows {
-                let ends = &fields[first..=row as usize];
-                let newline = ends[ends.len() - 1] as usize;
-                let field = |column: usize| match column.checked_sub(1) {
-                    _ if column >= ends.len() => Field::default(),
-                    None => Field::of(strip, start, ends[0] as usize),
-                    Some(before) => Field::of(strip, ends[before] as usize + 1, ends[column] as usize),
+    /// How many bytes of `rest` to scan at once: whole rows of a [chunk](CHUNK) at most, or one row that is longer.
+    #[must_use]
+    pub fn chunk(rest: &[u8]) -> usize {
+        let long = || memchr::memchr(b'\n', rest).map_or(rest.len(), |at| at + 1);
+        whole_rows(rest).unwrap_or_else(long)
+    }
+
+    /// Calls `each` with every row of `chunk`, in order; returns the edges found, unless the chunk is too long for that. Columns
+    /// are counted from 0; the last row may lack its newline.
+    pub fn rows<'a>(
+        &mut self,
+        chunk: &'a [u8],
+        separator: u8,
+        wanted: [usize; 2],
+        mut each: impl FnMut(Row<'a>),
+    ) -> Option<&Edges> {
+        if chunk.len() > CHUNK {
+            chunk.split_inclusive(|&byte| byte == b'\n').for_each(|line| each(split(line, separator, wanted)));
+            return None;
+        }
+        let edges = &mut self.edges;
+        edges.clear();
+        let (mut row, mut first) = (0, 0);
+        for strip in chunk.chunks(STRIP) {
+            edges.go_on(strip, separator);
+            for &last in &edges.last[row..edges.rows] {
+                let places = &edges.places[first..last as usize + 2];
+                let place = |number: usize| places[number] as usize - LEAD;
+                let columns = places.len() - 1;
+                let field = |column: usize| {
+                    if column < columns {
+                        Field::of(chunk, place(column), place(column + 1) - 1)
+                    } else {
+                        Field::default()
+                    }
                 };
-                let line = &strip[start..=newline];
-                each(tidy(Row { line, columns: ends.len(), wanted: wanted.map(field) }, wanted));
-                start = newline + 1;
-                first = row as usize + 1;
+                let line = &chunk[place(0)..place(columns)];
+                each(tidy(Row { line, columns, wanted: wanted.map(field) }, wanted));
+                first = last as usize + 1;
             }
-            rest = after;
+            row = edges.rows;
         }
+        let open = &chunk[edges.places[first] as usize - LEAD..];
+        if !open.is_empty() {
+            each(split(open, separator, wanted));
+        }
+        Some(&self.edges)
     }
+}
 
-    fn find(&mut self, strip: &[u8], separator: u8) -> (usize, usize) {
-        #[cfg(target_arch = "x86_64")]
-        if let Some(wide) = self.wide {
-            // SAFETY: a `Wide` exists only where all the features of `find_wide` were detected.
-            #[allow(unsafe_code)]
-            return unsafe { find_wide(wide, strip, separator, &mut self.ends) };
-        }
-        find(Words, strip, separator, &mut self.ends)
-    }
+/// How many bytes of `rest` to make a chunk of: all, if they fit; else whole rows that leave equal parts for the chunks to come,
+/// so that the last one is not small; `None` when no row ends within a chunk.
+pub(crate) fn whole_rows(rest: &[u8]) -> Option<usize> {
+    let Some(most) = rest.get(..CHUNK).filter(|most| most.len() < rest.len()) else { return Some(rest.len()) };
+    let part = rest.len() / rest.len().div_ceil(CHUNK) - 1;
+    let fair = memchr::memchr(b'\n', &most[part..]).map(|at| part + at);
+    fair.or_else(|| memchr::memrchr(b'\n', most)).map(|at| at + 1)
 }
 
 /// [`find`], compiled for processors with these features.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-fn find_wide(wide: Wide, strip: &[u8], separator: u8, ends: &mut Ends) -> (usize, usize) {
-    find(wide, strip, separator, ends)
+fn find_wide(wide: Wide, bytes: &[u8], separator: u8, edges: &mut Edges) {
+    find(wide, bytes, separator, edges);
 }
 
-/// Where the fields of `strip` end, and where its rows do; returns how many.
+/// Appends the edges of the chunk's next `bytes`.
 #[inline(always)]
-fn find<L: Lanes>(lanes: L, strip: &[u8], separator: u8, ends: &mut Ends) -> (usize, usize) {
-    let (mut fields, mut rows) = (0, 0);
-    let (blocks, tail) = strip.as_chunks::<64>();
-    let mut last = [0; 64];
-    last[..tail.len()].copy_from_slice(tail);
-    for (at, block) in blocks.iter().chain([&last]).enumerate() {
+fn find<L: Lanes>(lanes: L, bytes: &[u8], separator: u8, edges: &mut Edges) {
+    let Edges { places, last, .. } = edges;
+    let (mut fields, mut rows) = (edges.fields, edges.rows);
+    let (blocks, tail) = bytes.as_chunks::<64>();
+    let mut padded = [0; 64];
+    padded[..tail.len()].copy_from_slice(tail);
+    for (at, block) in blocks.iter().chain([&padded]).enumerate() {
         let real = if at < blocks.len() { u64::MAX } else { (1 << tail.len()) - 1 };
         let marks = lanes.marks(block, separator) & real;
         let mut newlines = lanes.marks(block, b'\n') & real;
@@ -186,19 +281,20 @@ fn find<L: Lanes>(lanes: L, strip: &[u8], separator: u8, ends: &mut Ends) -> (us
             newlines &= newlines.wrapping_sub(1);
         };
         // Two are written whether there are as many or not, for the same reason as in [`spread`].
-        if let Some(room) = ends.rows.get_mut(rows..).and_then(|room| room.first_chunk_mut::<2>()) {
+        if let Some(room) = last.get_mut(rows..).and_then(|room| room.first_chunk_mut::<2>()) {
             room.iter_mut().for_each(&mut last_field);
         }
-        ends.rows[(rows + 2).min(rows + found)..rows + found].iter_mut().for_each(last_field);
+        last[(rows + 2).min(rows + found)..rows + found].iter_mut().for_each(last_field);
         rows += found;
-        fields = spread(&mut ends.fields, fields, (at * 64) as u32, marks);
+        fields = spread(&mut places[1..], fields, (edges.to + at * 64) as u32 + 1, marks);
     }
-    (fields, rows)
+    (edges.fields, edges.rows) = (fields, rows);
+    edges.to += bytes.len();
 }
 
 /// Appends `base` and the places of the bits of `marks`; returns the new count. There must be room for 64.
 #[inline(always)]
-pub(crate) fn spread(places: &mut [u32], count: usize, base: u32, marks: u64) -> usize {
+fn spread(places: &mut [u32], count: usize, base: u32, marks: u64) -> usize {
     let found = marks.count_ones() as usize;
     let mut marks = marks;
     // Ten are written whether there are as many or not: a loop over each would end unforeseen every time. More of 64 bytes of
@@ -301,17 +397,50 @@ mod tests {
         for line in bytes.split_inclusive(|&byte| byte == b'\n') {
             expected.push(said(split(line, b',', wanted)));
         }
-        let mut found = Vec::new();
-        Scan::new().rows(bytes, b',', wanted, |row| found.push(said(row)));
-        assert_eq!(found, expected);
-        let mut portable = Vec::new();
-        let mut scan = Scan::new();
+        let (mut fields, mut rows) = (Vec::new(), Vec::new());
+        for (at, byte) in bytes.iter().enumerate().filter(|&(_, byte)| b",\n".contains(byte)) {
+            if *byte == b'\n' {
+                rows.push(fields.len() as u32);
+            }
+            fields.push(at + 1);
+        }
+        let mut portable = Scan::new();
         #[cfg(target_arch = "x86_64")]
         {
-            scan.wide = None;
+            portable.edges.wide = None;
         }
-        scan.rows(bytes, b',', wanted, |row| portable.push(said(row)));
-        assert_eq!(portable, expected);
+        for mut scan in [Scan::new(), portable] {
+            let mut found = Vec::new();
+            let edges = scan.rows(bytes, b',', wanted, |row| found.push(said(row)));
+            assert_eq!(found, expected);
+            let Some(edges) = edges else { continue };
+            let next: Vec<usize> = (0..edges.fields()).map(|field| edges.field(field).1 - LEAD).collect();
+            assert_eq!((edges.bytes(), &next, edges.rows()), (bytes.len(), &fields, &rows[..]));
+        }
+    }
+
+    #[test]
+    fn chunks_are_whole_rows_of_like_length() {
+        let rows = b"a row,of some,length\n".repeat(4 * CHUNK / 21);
+        let mut rest = &rows[..];
+        let mut lengths = Vec::new();
+        while !rest.is_empty() {
+            let (chunk, after) = rest.split_at(Scan::chunk(rest));
+            assert!(chunk.ends_with(b"\n") && chunk.len() <= CHUNK);
+            lengths.push(chunk.len());
+            rest = after;
+        }
+        assert!(lengths.len() == 4 && lengths.iter().all(|&length| length > CHUNK - 100), "{lengths:?}");
+        // Rows of which two hardly fit: nothing is longer than a chunk.
+        let long = [vec![b'x'; CHUNK / 2 + 10], b"\n".to_vec()].concat().repeat(3);
+        assert_eq!(Scan::chunk(&long), CHUNK / 2 + 11);
+        let short_first = [b"first\n".to_vec(), vec![b'x'; 2 * CHUNK]].concat();
+        assert_eq!(Scan::chunk(&short_first), 6);
+        // A row longer than a chunk comes whole.
+        let longer = [vec![b'x'; CHUNK], b"\nnext\n".to_vec()].concat();
+        assert_eq!((Scan::chunk(&longer), whole_rows(&longer)), (CHUNK + 1, None));
+        assert_eq!(Scan::chunk(&longer[..CHUNK]), CHUNK);
+        holds(&longer);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use flate2::{Compress, Compression, FlushCompress, Status};
 
 use crate::check::{self, Checker, Findings};
+use crate::fields::Edges;
 use crate::line::{BLOCK, Batch, Block};
 use crate::schema::Schema;
 use field::Encoder;
@@ -141,9 +142,6 @@ impl Packer {
     /// memory is used again. Gives the block back, empty.
     pub fn pack(&mut self, number: u64, batch: Batch, mut deflate: Vec<u8>) -> (Packed, Block) {
         deflate.clear();
-        let (findings, bytes, rejects) = self.checker.check(&batch);
-        let rejects = rejects.to_vec();
-        let mut piece = Piece { deflate, crc: crc32fast::hash(bytes), len: bytes.len() as u64 };
         if self.relay.distrusted.load(Relaxed) {
             self.level = FALLBACK;
         }
@@ -152,20 +150,21 @@ impl Packer {
         let follows = before.is_some();
         let spare = || self.spare.take().or_else(|| self.relay.any()).filter(usable);
         let mut codec = before.or_else(spare).unwrap_or_else(|| Codec::new(self.level));
-        let mut encoder_failed = false;
-        if !bytes.is_empty() {
-            let checked = number.is_multiple_of(CHECK_EVERY).then(|| codec.window(follows)).flatten();
-            codec.encode(bytes, follows, &mut piece.deflate);
-            if checked.is_some_and(|window| !(self.verify)(bytes, &window, &piece.deflate)) {
-                encoder_failed = true;
-                self.relay.distrusted.store(true, Relaxed);
-                codec = Codec::new(FALLBACK);
-                piece.deflate.clear();
-                codec.encode(bytes, false, &mut piece.deflate);
-            }
+        let trial = number.is_multiple_of(CHECK_EVERY).then(|| Trial::of(&codec, follows)).flatten();
+
+        let mut packing = Packing { codec: &mut codec, follows, crc: crc32fast::Hasher::new(), len: 0, deflate, trial };
+        let (findings, rejects) = self.checker.check(&batch, |bytes, edges| packing.add(bytes, edges));
+        let rejects = rejects.to_vec();
+        let (mut piece, trial) = packing.end();
+
+        let failed = trial.filter(|trial| piece.len > 0 && !(self.verify)(&trial.bytes, &trial.window, &piece.deflate));
+        if let Some(trial) = &failed {
+            self.relay.distrusted.store(true, Relaxed);
+            codec = Codec::new(FALLBACK);
+            piece.deflate = codec.piece(&trial.bytes, std::mem::take(&mut piece.deflate));
         }
         // An empty piece that follows nothing has left the state as some other file made it.
-        let is_known = follows || !bytes.is_empty();
+        let is_known = follows || piece.len > 0;
         let free = if is_known { self.relay.leave(number, codec) } else { Some(codec) };
         if let Some(codec) = free
             && let Some(surplus) = self.spare.replace(codec)
@@ -173,8 +172,58 @@ impl Packer {
             self.relay.keep(surplus);
         }
         let (schema, ends_mid_line) = (batch.schema.clone(), batch.ends_mid_line);
+        let encoder_failed = failed.is_some();
         let packed = Packed { piece, findings, rejects, schema, ends_mid_line, encoder_failed };
         (packed, batch.block.emptied())
+    }
+}
+
+/// What a piece of the field-aware encoder is checked against.
+struct Trial {
+    /// What it may refer to.
+    window: Vec<u8>,
+    /// What it must unpack to.
+    bytes: Vec<u8>,
+}
+
+impl Trial {
+    /// For the piece that `codec` makes next; `None` for zlib's encoder, which is checked enough.
+    fn of(codec: &Codec, follows: bool) -> Option<Self> {
+        let Codec::Fields(encoder) = codec else { return None };
+        let window = if follows { encoder.window().to_vec() } else { Vec::new() };
+        Some(Self { window, bytes: Vec::new() })
+    }
+}
+
+/// A piece being made.
+struct Packing<'a> {
+    codec: &'a mut Codec,
+    follows: bool,
+    crc: crc32fast::Hasher,
+    len: u64,
+    deflate: Vec<u8>,
+    trial: Option<Trial>,
+}
+
+impl Packing<'_> {
+    fn add(&mut self, bytes: &[u8], edges: Option<&Edges>) {
+        if self.len == 0 && !self.follows {
+            self.codec.forget();
+        }
+        self.crc.update(bytes);
+        self.len += bytes.len() as u64;
+        self.codec.add(bytes, edges, &mut self.deflate);
+        if let Some(trial) = &mut self.trial {
+            trial.bytes.extend_from_slice(bytes);
+        }
+    }
+
+    fn end(self) -> (Piece, Option<Trial>) {
+        let mut deflate = self.deflate;
+        if self.len > 0 {
+            self.codec.flush(&mut deflate);
+        }
+        (Piece { deflate, crc: self.crc.finalize(), len: self.len }, self.trial)
     }
 }
 
@@ -182,7 +231,7 @@ impl Packer {
 pub fn lone_piece(bytes: &[u8]) -> Piece {
     let mut deflate = Vec::new();
     if !bytes.is_empty() {
-        Codec::new(Level::Zlib(6)).encode(bytes, false, &mut deflate);
+        deflate = Codec::new(Level::Zlib(6)).piece(bytes, deflate);
     }
     Piece { deflate, crc: crc32fast::hash(bytes), len: bytes.len() as u64 }
 }
@@ -207,26 +256,37 @@ impl Codec {
         matches!((self, level), (Self::Fields(_), Level::Auto) | (Self::Zlib(_), Level::Zlib(_)))
     }
 
-    /// What the next piece may refer to, for a check of it; `None` for zlib's encoder, which is checked enough.
-    fn window(&self, follows: bool) -> Option<Vec<u8>> {
+    /// Begins a piece that refers to nothing before it.
+    fn forget(&mut self) {
         match self {
-            Self::Fields(encoder) if follows => Some(encoder.window().to_vec()),
-            Self::Fields(_) => Some(Vec::new()),
-            Self::Zlib(_) => None,
+            Self::Fields(encoder) => encoder.forget(),
+            Self::Zlib(compress) => compress.reset(),
         }
     }
 
-    /// Appends `bytes` as deflate ended by a sync flush. `follows`: the window of the call before may be referred to.
-    fn encode(&mut self, bytes: &[u8], follows: bool, out: &mut Vec<u8>) {
-        match (self, follows) {
-            (Self::Fields(encoder), true) => encoder.encode_next(bytes, out),
-            (Self::Fields(encoder), false) => encoder.encode(bytes, out),
-            (Self::Zlib(compress), true) => deflate_sync(compress, bytes, out),
-            (Self::Zlib(compress), false) => {
-                compress.reset();
-                deflate_sync(compress, bytes, out);
-            }
+    /// Appends the deflate of `bytes`, but for what it keeps back for [`Codec::flush`].
+    fn add(&mut self, bytes: &[u8], edges: Option<&Edges>, out: &mut Vec<u8>) {
+        match self {
+            Self::Fields(encoder) => encoder.add(bytes, edges, out),
+            Self::Zlib(compress) => deflate(compress, bytes, FlushCompress::None, out),
         }
+    }
+
+    /// Ends a piece with a sync flush.
+    fn flush(&mut self, out: &mut Vec<u8>) {
+        match self {
+            Self::Fields(encoder) => encoder.flush(out),
+            Self::Zlib(compress) => deflate(compress, &[], FlushCompress::Sync, out),
+        }
+    }
+
+    /// `bytes` as a piece that refers to nothing before it, in `out`, whose old content is dropped.
+    fn piece(&mut self, bytes: &[u8], mut out: Vec<u8>) -> Vec<u8> {
+        out.clear();
+        self.forget();
+        self.add(bytes, None, &mut out);
+        self.flush(&mut out);
+        out
     }
 }
 
@@ -239,12 +299,12 @@ fn filled<T: Clone, const N: usize>(value: T) -> Box<[T; N]> {
 /// Room that one call to zlib gets; from the usual size of a packed block, so that one or two calls do.
 const ROOM: usize = BLOCK / 3;
 
-fn deflate_sync(compress: &mut Compress, bytes: &[u8], out: &mut Vec<u8>) {
+fn deflate(compress: &mut Compress, bytes: &[u8], flush: FlushCompress, out: &mut Vec<u8>) {
     let start = compress.total_in();
     loop {
         out.reserve(ROOM.min(bytes.len() / 2 + 64));
         let done = usize::try_from(compress.total_in() - start).unwrap_or(usize::MAX);
-        let status = compress.compress_vec(&bytes[done..], out, FlushCompress::Sync);
+        let status = compress.compress_vec(&bytes[done..], out, flush);
         let all_in = compress.total_in() - start == bytes.len() as u64;
         // Output room left over means that the flush is complete; none left means "ask again".
         if all_in && out.len() < out.capacity() {

@@ -15,7 +15,7 @@ pub(crate) trait Lanes: Copy {
     /// How many of the first bytes of `other` are those of `probe`.
     fn same(self, probe: Self::Probe, other: &[u8; 32]) -> u32;
 
-    /// How many bytes from `old` and from `new` agree, at most `most`. `old < new`, and `new + most` is a place of the buffer.
+    /// How many bytes from `old` and from `new` agree, at most `most`. `old < new`, and `new + most` is a place of the view.
     #[inline(always)]
     fn common(self, bytes: Padded, old: usize, new: usize, most: usize) -> usize {
         let mut length = 0;
@@ -38,38 +38,38 @@ pub(crate) trait Lanes: Copy {
 
 /// Bytes that may stand before a place and are read before it is known whether they count.
 pub(crate) const LEAD: usize = 1 << 16;
-/// How many places a [`Buffer`] has; a power of two, so that a remainder keeps a place within it.
+/// How many places a [`View`] has; a power of two, so that a remainder keeps a place within it.
 pub(crate) const PLACES: usize = 1 << 19;
 /// Bytes readable after any place.
 pub(crate) const PADDING: usize = 64;
-/// Room for [`PLACES`] places and what is read around them. What is never touched takes no memory.
-pub(crate) type Buffer = [u8; LEAD + PLACES + PADDING];
+/// [`PLACES`] places and what is read around them.
+pub(crate) type View = [u8; LEAD + PLACES + PADDING];
 
 /// What a read from nowhere gives.
 static NOTHING: [u8; LEAD + PADDING] = [0; LEAD + PADDING];
 
-/// A [`Buffer`], read in pieces of fixed length from any place: no comparison is needed, for the length of the buffer and the
-/// remainder of the place are known when the program is compiled.
+/// A [`View`], read in pieces of fixed length from any place: no comparison is needed, for its length and the remainder of the
+/// place are known when the program is compiled.
 #[derive(Clone, Copy)]
-pub(crate) struct Padded<'a>(pub(crate) &'a Buffer);
+pub(crate) struct Padded<'a>(pub(crate) &'a View);
 
 impl<'a> Padded<'a> {
     /// The `N` bytes at `at`, which is below [`PLACES`].
     #[inline(always)]
     pub(crate) fn at<const N: usize>(self, at: usize) -> &'a [u8; N] {
         const { assert!(N <= PADDING) };
-        debug_assert!(at < PLACES, "no place of the buffer: {at}");
+        debug_assert!(at < PLACES, "no place of the view: {at}");
         self.0[at % PLACES..].first_chunk().unwrap_or(&[0; N])
     }
 
     /// The [`LEAD`] bytes before `at` and the [`PADDING`] from there on. `at` is at least [`LEAD`].
     #[inline(always)]
     pub(crate) fn around(self, at: usize) -> &'a [u8; LEAD + PADDING] {
-        debug_assert!((LEAD..PLACES).contains(&at), "no place of the buffer with room before it: {at}");
+        debug_assert!((LEAD..PLACES).contains(&at), "no place of the view with room before it: {at}");
         self.0[at.wrapping_sub(LEAD) % PLACES..].first_chunk().unwrap_or(&NOTHING)
     }
 
-    /// The bytes `from..to`; none where the buffer has no such.
+    /// The bytes `from..to`; none where the view has no such.
     #[inline(always)]
     pub(crate) fn range(self, from: usize, to: usize) -> &'a [u8] {
         self.0.get(from..to).unwrap_or_default()
@@ -235,7 +235,7 @@ mod tests {
         ) {
             let new = old + ahead;
             let naive = (0..most).take_while(|&at| bytes[old + at] == bytes[new + at]).count();
-            let mut buffer: Box<Buffer> = vec![0; size_of::<Buffer>()].into_boxed_slice().try_into().unwrap();
+            let mut buffer: Box<View> = vec![0; size_of::<View>()].into_boxed_slice().try_into().unwrap();
             buffer[..bytes.len()].copy_from_slice(&bytes);
             let padded = Padded(&buffer);
             prop_assert_eq!(Words.common(padded, old, new, most), naive);

@@ -8,6 +8,7 @@
 use super::bits::{self, Bits, Room};
 use super::filled;
 use super::huffman::{self, Code, DIST, Header, LITLEN};
+use crate::fields;
 use crate::fields::lanes::Padded;
 
 /// The shortest and the longest match (RFC 1951, 3.2.5).
@@ -18,7 +19,7 @@ pub(crate) const MOST: usize = 258;
 pub(crate) const WINDOW: usize = 32 * 1024;
 /// The most bytes of one block. The literals of a block and its matches stay in the second level cache, and a header of
 /// about 50 bytes is 0.07 % of what 256 KiB of rows become.
-pub(crate) const CHUNK: usize = 256 * 1024;
+pub(crate) const CHUNK: usize = fields::CHUNK;
 /// The symbol that ends a block.
 const END: usize = 256;
 /// Literals are copied in runs of this many.

@@ -48,16 +48,18 @@ use super::filled;
 use super::plain::{Chains, Reach};
 use super::rows::{Matches, Parse, Strip, Taken};
 use super::ways::Ways;
-use crate::fields;
 #[cfg(target_arch = "x86_64")]
 use crate::fields::lanes::Wide;
-use crate::fields::lanes::{Buffer, LEAD, Lanes, PADDING, PLACES, Padded, Words};
+use crate::fields::lanes::{LEAD, Lanes, PADDING, PLACES, Padded, Words};
+use crate::fields::{self, Edges};
 
 /// Numbers of bytes in the stream start here, so that the zeros of a fresh table lie beyond every window.
 const FIRST: u32 = 1 << 16;
 /// The bytes of the buffer that are filled at most.
 const FULL: usize = LEAD + WINDOW + CHUNK;
-const _: () = assert!(FULL < PLACES, "every filled byte is a place of the buffer");
+/// Room for a [`View`](fields::lanes::View) that begins before any chunk. What is never touched takes no memory.
+type Buffer = [u8; FULL + PLACES + PADDING];
+const _: () = assert!(LEAD + CHUNK < PLACES, "every byte of a chunk is a place of its view");
 /// Past this number the window is given up and counting starts again, long before 32 bits run out.
 const RESTART: u32 = 1 << 30;
 
@@ -72,6 +74,9 @@ pub struct Encoder {
     /// The number in the stream of the buffer's first byte.
     base: u32,
     separator: Option<u8>,
+    /// Those of a chunk that came without.
+    edges: Edges,
+    held: Held,
     ways: Ways,
     strip: Strip,
     chains: Chains,
@@ -91,6 +96,8 @@ impl Encoder {
             floor: LEAD,
             base: FIRST,
             separator: None,
+            edges: Edges::new(),
+            held: Held::default(),
             ways: Ways::new(),
             strip: Strip::new(),
             chains: Chains::new(),
@@ -116,26 +123,43 @@ impl Encoder {
     ///
     /// Matches reach only into `input`.
     pub fn encode(&mut self, input: &[u8], out: &mut Vec<u8>) {
-        self.base = (self.base + self.filled as u32).next_multiple_of(1 << 16);
-        self.filled = LEAD;
-        self.floor = LEAD;
-        self.separator = None;
-        self.ways.clear();
+        self.forget();
         self.encode_next(input, out);
     }
 
     /// The same, but matches may also reach into the last 32 KiB of the calls before, back to the last [`Encoder::encode`]:
     /// the piece can be read only behind theirs.
     pub fn encode_next(&mut self, input: &[u8], out: &mut Vec<u8>) {
-        let mut held = Held::default();
-        let mut rest = input;
+        self.add(input, None, out);
+        self.flush(out);
+    }
+
+    /// Begins a piece that refers to nothing before it.
+    pub(crate) fn forget(&mut self) {
+        self.base = (self.base + self.filled as u32).next_multiple_of(1 << 16);
+        self.filled = LEAD;
+        self.floor = LEAD;
+        self.separator = None;
+        self.ways.clear();
+    }
+
+    /// Appends the blocks of `bytes` to `out`; less than a byte of them is held back. `edges` are those of `bytes`, if they
+    /// were found already.
+    pub(crate) fn add(&mut self, bytes: &[u8], edges: Option<&Edges>, out: &mut Vec<u8>) {
+        let edges = edges.filter(|edges| edges.bytes() == bytes.len());
+        let mut rest = bytes;
         while !rest.is_empty() {
-            let (chunk, after) = rest.split_at(chunk_length(rest));
+            let length = if edges.is_some() { rest.len() } else { fields::whole_rows(rest).unwrap_or(CHUNK) };
+            let (chunk, after) = rest.split_at(length);
             rest = after;
             let from = self.load(chunk);
-            held = self.block(from, held, out);
+            self.block(from, edges, out);
         }
-        held.align(out);
+    }
+
+    /// Ends a piece with the sync flush.
+    pub(crate) fn flush(&mut self, out: &mut Vec<u8>) {
+        std::mem::take(&mut self.held).align(out);
         out.extend_from_slice(&[0x00, 0x00, 0xff, 0xff]);
     }
 
@@ -168,15 +192,21 @@ impl Encoder {
     }
 
     /// Writes the bytes from `from` on as one block.
-    fn block(&mut self, from: usize, held: Held, out: &mut Vec<u8>) -> Held {
-        self.separator = fields::separator(&self.bytes[from..self.filled]).or(self.separator);
+    fn block(&mut self, from: usize, edges: Option<&Edges>, out: &mut Vec<u8>) {
+        if edges.is_none() {
+            let chunk = &self.bytes[from..self.filled];
+            self.separator = fields::separator(chunk).or(self.separator);
+            if let Some(separator) = self.separator {
+                self.edges.find(chunk, separator);
+            }
+        }
         #[cfg(target_arch = "x86_64")]
         if let Some(wide) = self.wide {
             // SAFETY: a `Wide` exists only where all the features of `block_wide` were detected.
             #[allow(unsafe_code)]
-            return unsafe { block_wide(self, wide, from, held, out) };
+            return unsafe { block_wide(self, wide, from, edges, out) };
         }
-        block(self, Words, from, held, out)
+        block(self, Words, from, edges, out);
     }
 }
 
@@ -218,43 +248,36 @@ impl Default for Encoder {
     }
 }
 
-/// A block ends with a row, if one ends in the second half of the longest block.
-fn chunk_length(rest: &[u8]) -> usize {
-    if rest.len() <= CHUNK {
-        return rest.len();
-    }
-    memchr::memrchr(b'\n', &rest[CHUNK / 2..CHUNK]).map_or(CHUNK, |at| CHUNK / 2 + at + 1)
-}
-
 /// [`block`], compiled for processors with these features.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
-fn block_wide(encoder: &mut Encoder, wide: Wide, from: usize, held: Held, out: &mut Vec<u8>) -> Held {
-    block(encoder, wide, from, held, out)
+fn block_wide(encoder: &mut Encoder, wide: Wide, from: usize, edges: Option<&Edges>, out: &mut Vec<u8>) {
+    block(encoder, wide, from, edges, out);
 }
 
 /// Parses and writes one block. Always inlined, so that all of it is compiled for the features of its caller.
 #[inline(always)]
-fn block<L: Lanes>(encoder: &mut Encoder, lanes: L, from: usize, held: Held, out: &mut Vec<u8>) -> Held {
-    let to = encoder.filled;
-    let bytes = Padded(&encoder.bytes);
+fn block<L: Lanes>(encoder: &mut Encoder, lanes: L, from: usize, edges: Option<&Edges>, out: &mut Vec<u8>) {
+    // The chunk's first byte is place `LEAD`, as its edges have it.
+    let start = from - LEAD;
+    let bytes = Padded(encoder.bytes[start..].first_chunk().expect("there is room for a view before any chunk"));
+    let (from, to, floor) = (LEAD, encoder.filled - start, encoder.floor.saturating_sub(start));
     let mut parse = Parse {
         lanes,
-        reach: Reach { base: encoder.base, floor: encoder.floor },
-        taken: Taken::new(bytes, (from, to), encoder.floor, &mut encoder.matches),
+        reach: Reach { base: encoder.base + start as u32, floor },
+        taken: Taken::new(bytes, (from, to), floor, &mut encoder.matches),
         ways: &mut encoder.ways,
         chains: &mut encoder.chains,
         strip: &mut encoder.strip,
     };
-    match encoder.separator {
-        Some(separator) => parse.rows(from, separator),
+    match edges.or(encoder.separator.map(|_| &encoder.edges)) {
+        Some(edges) => parse.rows(edges),
         None => parse.plain(from, to),
     }
     let matches = parse.taken.matches();
     let before = out.len();
-    let held = encoder.blocks.write(Parsed { bytes, from, to, matches }, held, out);
+    encoder.held = encoder.blocks.write(Parsed { bytes, from, to, matches }, encoder.held, out);
     encoder.ways.review(to - from, out.len() - before);
-    held
 }
 
 #[cfg(test)]

@@ -11,15 +11,14 @@ use super::block::{CHUNK, LEAST, MOST, Match, WINDOW};
 use super::filled;
 use super::plain::{Chains, Reach};
 use super::ways::{ALL, COLUMNS, Column, KEPT, WAYS, Ways};
+use crate::fields::Edges;
 use crate::fields::lanes::{LEAD, Lanes, PADDING, Padded};
-use crate::fields::spread;
 
-/// Bytes worked on at once: about 40 rows, so that loops over rows are long, and all that is noted of them stays in the first
-/// level cache.
-const STRIP: usize = 4096;
-/// Places for the fields of a strip and for what [`spread`] writes behind them; a power of two, so that a remainder keeps a
-/// place within them.
-const FIELDS: usize = 2 * STRIP;
+/// Rows worked on at once, so that loops over rows are long, and all that is noted of them stays in the first level cache.
+const ROWS: usize = 40;
+/// Places for the fields of a strip; a power of two, so that a remainder keeps a place within them.
+const FIELDS: usize = 1 << 12;
+const _: () = assert!(ROWS * COLUMNS <= FIELDS, "a strip has room");
 /// Places for the tries of a strip.
 const TRIES: usize = KEPT * FIELDS;
 /// Places for the matches of a block, each of three bytes at least; a power of two.
@@ -40,14 +39,15 @@ const BRINGS: usize = 6;
 
 /// What is noted of the fields of a strip. A try is a field under one way of its column.
 pub(crate) struct Strip {
-    /// Where the first field starts, and where the one after each field does.
-    edges: Box<[u32; FIELDS + 1]>,
     /// By try, row after row: the slot below and the low 16 bits of the field's place above; then where the older place lies in
     /// what is [around](Padded::around) the field: 2^16 less the distance.
     tries: Box<[u32; TRIES + KEPT]>,
     /// By field: the [`rank`] of the best try, 0 where none was made.
     best: Box<[i32; FIELDS]>,
 }
+
+/// Where the fields of a strip start, and where the one after the last does.
+type Fields = [u32; FIELDS + 1];
 
 /// A strip whose rows have equally many fields.
 #[derive(Clone, Copy)]
@@ -61,36 +61,7 @@ struct Shape {
 
 impl Strip {
     pub(crate) fn new() -> Self {
-        Self { edges: filled(0), tries: filled(0), best: filled(0) }
-    }
-
-    /// Finds the fields of `from..to`; returns how many end there, and how many of these with a newline.
-    #[inline(always)]
-    fn find<L: Lanes>(&mut self, lanes: L, bytes: Padded, (from, to): (usize, usize), separator: u8) -> (usize, usize) {
-        let (mut fields, mut rows) = (0, 0);
-        self.edges[0] = from as u32;
-        let mut at = from;
-        while at < to {
-            let real = u64::MAX >> (at + 64).saturating_sub(to);
-            let block = bytes.at(at);
-            rows += (lanes.marks(block, b'\n') & real).count_ones() as usize;
-            fields = spread(&mut self.edges[1..], fields, at as u32 + 1, lanes.marks(block, separator) & real);
-            at += 64;
-        }
-        (fields, rows)
-    }
-
-    /// How many fields every row has, if all rows have as many, and no more than columns are told apart.
-    fn width(&self, bytes: Padded, (fields, rows): (usize, usize)) -> Option<usize> {
-        let width = fields.checked_div(rows).filter(|width| width * rows == fields && *width <= COLUMNS)?;
-        let ends_row = |row: &[u32]| row.last().is_some_and(|&next| bytes.at(next as usize - 1) == b"\n");
-        self.edges[1..=fields].chunks_exact(width).all(ends_row).then_some(width)
-    }
-
-    /// Whether one of the `fields` is to be searched by the general finder.
-    fn has_long(&self, fields: usize) -> bool {
-        let lengths = self.edges[..fields].iter().zip(&self.edges[1..]).map(|(start, next)| next - start);
-        lengths.fold(0, u32::max) > LONG as u32
+        Self { tries: filled(0), best: filled(0) }
     }
 
     /// The slots of column `number` under its `N` ways, of which the first is try `first` of a row.
@@ -98,14 +69,14 @@ impl Strip {
     fn slots<const N: usize>(
         &mut self,
         bytes: Padded,
-        base: u32,
+        (base, edges): (u32, &Fields),
         shape: Shape,
         (number, column): (usize, &Column),
         first: usize,
     ) {
         let Some(&ways) = column.ways.first_chunk::<N>() else { return };
         for row in 0..shape.rows {
-            let start = self.edges[(row * shape.width + number) % FIELDS];
+            let start = edges[(row * shape.width + number) % FIELDS];
             let here = base.wrapping_add(start) << 16;
             let head = bytes.at(start as usize);
             if let Some(tries) = self.tries[(row * shape.tries + first) % TRIES..].first_chunk_mut::<N>() {
@@ -121,14 +92,14 @@ impl Strip {
     fn compare<const N: usize, L: Lanes>(
         &mut self,
         lanes: L,
-        bytes: Padded,
+        (bytes, edges): (Padded, &Fields),
         shape: Shape,
         number: usize,
         first: usize,
     ) {
         for row in 0..shape.rows {
             let field = (row * shape.width + number) % FIELDS;
-            let start = self.edges[field] as usize;
+            let start = edges[field] as usize;
             let (probe, around) = (lanes.load(bytes.at(start)), bytes.around(start));
             let mut best = i32::MIN;
             if let Some(tries) = self.tries[(row * shape.tries + first) % TRIES..].first_chunk::<N>() {
@@ -170,45 +141,49 @@ pub(crate) struct Taken<'a> {
     count: usize,
 }
 
-/// Where the next field starts, and its column.
-#[derive(Clone, Copy)]
-struct Place {
-    start: usize,
-    column: usize,
+/// How many fields every row has, if all have as many, and no more than columns are told apart. `rows` are the last fields of
+/// rows, `first` the first field of them all.
+fn width(rows: &[u32], first: usize) -> Option<usize> {
+    let width = (*rows.first()? as usize + 1 - first).min(COLUMNS + 1);
+    let ends = (first + width..).step_by(width);
+    (width <= COLUMNS && rows.iter().zip(ends).all(|(&last, end)| last as usize + 1 == end)).then_some(width)
+}
+
+/// Whether one of the fields is to be searched by the general finder.
+fn has_long(edges: &[u32]) -> bool {
+    let lengths = edges.iter().zip(&edges[1..]).map(|(start, next)| next - start);
+    lengths.fold(0, u32::max) > LONG as u32
 }
 
 impl<L: Lanes> Parse<'_, L> {
-    /// Parses rows whose fields are parted by `separator`, from `from` to the block's end.
+    /// Parses a block whose fields end where `edges` say.
     #[inline(always)]
-    pub(crate) fn rows(&mut self, from: usize, separator: u8) {
-        let bytes = self.taken.bytes;
-        let mut place = Place { start: from, column: 0 };
-        let mut at = from;
-        let to = self.taken.to;
-        while at < to {
-            let most = to.min(at + STRIP);
-            let stop = memchr::memrchr(b'\n', bytes.range(at, most)).map_or(most, |last| at + last + 1);
-            let found = self.strip.find(self.lanes, bytes, (at, stop), separator);
-            let is_even = place.start == at && place.column == 0 && !self.ways.is_learning();
-            if is_even && let Some(width) = self.strip.width(bytes, found) {
-                self.even(found.1, width);
-                place.start = stop;
-            } else {
-                for field in 0..found.0 {
-                    place = self.uneven(place, self.strip.edges[1 + field] as usize);
+    pub(crate) fn rows(&mut self, edges: &Edges) {
+        let mut first = 0;
+        for rows in edges.rows().chunks(ROWS) {
+            match width(rows, first) {
+                Some(width) if !self.ways.is_learning() => self.even(edges.run(first), rows.len(), width),
+                _ => {
+                    let mut first = first;
+                    for &last in rows {
+                        self.uneven(edges, first, last as usize + 1);
+                        first = last as usize + 1;
+                    }
                 }
             }
-            self.ways.turn(found.1);
-            at = stop;
+            self.ways.turn(rows.len());
+            first = rows.last().map_or(first, |&last| last as usize + 1);
         }
-        if place.start < to {
-            self.uneven(place, to);
+        self.uneven(edges, first, edges.fields());
+        let (start, _) = edges.field(edges.fields());
+        if start < self.taken.to {
+            self.field(start, self.taken.to, edges.fields() - first);
         }
     }
 
     /// Parses a strip of `rows` rows with `width` fields each.
     #[inline(always)]
-    fn even(&mut self, rows: usize, width: usize) {
+    fn even(&mut self, edges: &Fields, rows: usize, width: usize) {
         let bytes = self.taken.bytes;
         let (lanes, base) = (self.lanes, self.reach.base);
         let (columns, places) = self.ways.parts();
@@ -224,10 +199,10 @@ impl<L: Lanes> Parse<'_, L> {
         for (number, column) in columns.iter().enumerate() {
             match column.ways().len() {
                 0 => {}
-                1 => strip.slots::<1>(bytes, base, shape, (number, column), first),
-                2 => strip.slots::<2>(bytes, base, shape, (number, column), first),
-                3 => strip.slots::<3>(bytes, base, shape, (number, column), first),
-                _ => strip.slots::<KEPT>(bytes, base, shape, (number, column), first),
+                1 => strip.slots::<1>(bytes, (base, edges), shape, (number, column), first),
+                2 => strip.slots::<2>(bytes, (base, edges), shape, (number, column), first),
+                3 => strip.slots::<3>(bytes, (base, edges), shape, (number, column), first),
+                _ => strip.slots::<KEPT>(bytes, (base, edges), shape, (number, column), first),
             }
             first += column.ways().len();
         }
@@ -242,31 +217,39 @@ impl<L: Lanes> Parse<'_, L> {
         for (number, column) in columns.iter().enumerate() {
             match column.ways().len() {
                 0 => {}
-                1 => strip.compare::<1, L>(lanes, bytes, shape, number, first),
-                2 => strip.compare::<2, L>(lanes, bytes, shape, number, first),
-                3 => strip.compare::<3, L>(lanes, bytes, shape, number, first),
-                _ => strip.compare::<KEPT, L>(lanes, bytes, shape, number, first),
+                1 => strip.compare::<1, L>(lanes, (bytes, edges), shape, number, first),
+                2 => strip.compare::<2, L>(lanes, (bytes, edges), shape, number, first),
+                3 => strip.compare::<3, L>(lanes, (bytes, edges), shape, number, first),
+                _ => strip.compare::<KEPT, L>(lanes, (bytes, edges), shape, number, first),
             }
             first += column.ways().len();
         }
         // The matches alone depend on one another.
-        if self.strip.has_long(fields) {
+        if has_long(&edges[..=fields]) {
             for field in 0..fields {
-                let (start, next) = (self.strip.edges[field] as usize, self.strip.edges[field + 1] as usize);
+                let (start, next) = (edges[field] as usize, edges[field + 1] as usize);
                 self.taken.settle::<false, L>(lanes, start, next, self.strip.best[field]);
                 self.long(start, next);
             }
-        } else if self.taken.is_amid(&self.strip.edges[..=fields]) {
-            self.taken.all::<true, L>(lanes, self.strip, fields);
+        } else if self.taken.is_amid(&edges[..=fields]) {
+            self.taken.all::<true, L>(lanes, edges, &self.strip.best[..fields.next_multiple_of(64)]);
         } else {
-            self.taken.all::<false, L>(lanes, self.strip, fields);
+            self.taken.all::<false, L>(lanes, edges, &self.strip.best[..fields.next_multiple_of(64)]);
         }
     }
 
-    /// Parses one field, which ends before `next`; returns where the next one starts.
+    /// Parses the fields `first..end`, of one row, one by one.
     #[inline(always)]
-    fn uneven(&mut self, place: Place, next: usize) -> Place {
-        let Place { start, column } = place;
+    fn uneven(&mut self, edges: &Edges, first: usize, end: usize) {
+        for number in first..end {
+            let (start, next) = edges.field(number);
+            self.field(start, next, number - first);
+        }
+    }
+
+    /// Parses one field, which ends before `next`.
+    #[inline(always)]
+    fn field(&mut self, start: usize, next: usize, column: usize) {
         let bytes = self.taken.bytes;
         let (head, around) = (bytes.at(start), bytes.around(start));
         let probe = self.lanes.load(bytes.at(start));
@@ -301,8 +284,6 @@ impl<L: Lanes> Parse<'_, L> {
         }
         self.taken.settle::<false, L>(self.lanes, start, next, best);
         self.long(start, next);
-        let ended = bytes.at(next - 1) == b"\n";
-        Place { start: next, column: if ended { 0 } else { column + 1 } }
     }
 
     /// Whether the older place may be referred to.
@@ -356,16 +337,17 @@ impl<'a> Taken<'a> {
 
     /// Settles all fields of a strip. What is worth a match is found as bits, without a branch, since it could not be foreseen.
     #[inline(always)]
-    fn all<const AMID: bool, L: Lanes>(&mut self, lanes: L, strip: &Strip, fields: usize) {
+    fn all<const AMID: bool, L: Lanes>(&mut self, lanes: L, edges: &Fields, best: &[i32]) {
         // Of its own, so that it stays in registers.
         let mut taken = Taken { matches: &mut *self.matches, ..*self };
-        for (part, best) in strip.best[..fields.next_multiple_of(64)].as_chunks::<64>().0.iter().enumerate() {
+        for (part, best) in best.as_chunks::<64>().0.iter().enumerate() {
             let mut left = lanes.reaching(best, WORTHWHILE);
             while left != 0 {
-                let field = (64 * part + left.trailing_zeros() as usize) % FIELDS;
+                let bit = left.trailing_zeros() as usize % 64;
                 left &= left - 1;
-                let (start, next) = (strip.edges[field] as usize, strip.edges[field + 1] as usize);
-                taken.settle::<AMID, L>(lanes, start, next, strip.best[field]);
+                let field = (64 * part + bit) % FIELDS;
+                let (start, next) = (edges[field] as usize, edges[field + 1] as usize);
+                taken.settle::<AMID, L>(lanes, start, next, best[bit]);
             }
         }
         (self.cursor, self.last, self.count) = (taken.cursor, taken.last, taken.count);
