@@ -8,9 +8,9 @@
 
 pub(crate) mod lanes;
 
+use lanes::{LEAD, Lanes, Path, Words};
 #[cfg(target_arch = "x86_64")]
-use lanes::Wide;
-use lanes::{LEAD, Lanes, Words};
+use lanes::{Wide, Wider};
 
 /// What a row says, its line end left out.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +86,7 @@ pub(crate) const CHUNK: usize = 256 * 1024;
 const STRIP: usize = 2048;
 /// The most edges that are read at once.
 const RUN: usize = 1 << 13;
-/// Room that [`spread`] may write to behind the last place.
+/// Room that [`Lanes::spread`] may write to behind the last place.
 const SPREAD: usize = 64;
 
 /// Where the fields and the rows of a chunk end.
@@ -99,21 +99,19 @@ pub struct Edges {
     rows: usize,
     /// Up to where they were found.
     to: usize,
-    #[cfg(target_arch = "x86_64")]
-    wide: Option<Wide>,
+    path: Path,
 }
 
 impl Edges {
     /// None yet. Takes 2 MB, of which rows touch a tenth.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(path: Path) -> Self {
         Self {
             places: vec![0; CHUNK + SPREAD.max(RUN)].into_boxed_slice(),
             fields: 0,
             last: vec![0; CHUNK + SPREAD].into_boxed_slice(),
             rows: 0,
             to: LEAD,
-            #[cfg(target_arch = "x86_64")]
-            wide: Wide::detect(),
+            path,
         }
     }
 
@@ -132,13 +130,17 @@ impl Edges {
     /// Finds those of the chunk's next bytes.
     fn go_on(&mut self, bytes: &[u8], separator: u8) {
         debug_assert!(self.to - LEAD + bytes.len() <= CHUNK, "more than a chunk");
-        #[cfg(target_arch = "x86_64")]
-        if let Some(wide) = self.wide {
+        match self.path {
+            Path::Words => find(Words, bytes, separator, self),
             // SAFETY: a `Wide` exists only where all the features of `find_wide` were detected.
+            #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code)]
-            return unsafe { find_wide(wide, bytes, separator, self) };
+            Path::Wide(wide) => unsafe { find_wide(wide, bytes, separator, self) },
+            // SAFETY: a `Wider` exists only where all the features of `find_wider` were detected.
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code)]
+            Path::Wider(wider) => unsafe { find_wider(wider, bytes, separator, self) },
         }
-        find(Words, bytes, separator, self);
     }
 
     /// How many bytes they are of.
@@ -193,7 +195,7 @@ impl Scan {
     /// A scan for the processor it runs on.
     #[must_use]
     pub fn new() -> Self {
-        Self { edges: Edges::new() }
+        Self { edges: Edges::new(Path::best()) }
     }
 
     /// How many bytes of `rest` to scan at once: whole rows of a [chunk](CHUNK) at most, or one row that is longer.
@@ -262,6 +264,13 @@ fn find_wide(wide: Wide, bytes: &[u8], separator: u8, edges: &mut Edges) {
     find(wide, bytes, separator, edges);
 }
 
+/// The same.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi2")]
+fn find_wider(wider: Wider, bytes: &[u8], separator: u8, edges: &mut Edges) {
+    find(wider, bytes, separator, edges);
+}
+
 /// Appends the edges of the chunk's next `bytes`.
 #[inline(always)]
 fn find<L: Lanes>(lanes: L, bytes: &[u8], separator: u8, edges: &mut Edges) {
@@ -280,39 +289,19 @@ fn find<L: Lanes>(lanes: L, bytes: &[u8], separator: u8, edges: &mut Edges) {
             *row = fields as u32 + (marks & before.wrapping_sub(1)).count_ones();
             newlines &= newlines.wrapping_sub(1);
         };
-        // Two are written whether there are as many or not, for the same reason as in [`spread`].
+        // Two are written whether there are as many or not, for the same reason as in [`Lanes::spread`].
         if let Some(room) = last.get_mut(rows..).and_then(|room| room.first_chunk_mut::<2>()) {
             room.iter_mut().for_each(&mut last_field);
         }
         last[(rows + 2).min(rows + found)..rows + found].iter_mut().for_each(last_field);
         rows += found;
-        fields = spread(&mut places[1..], fields, (edges.to + at * 64) as u32 + 1, marks);
+        fields = lanes.spread(&mut places[1..], fields, (edges.to + at * 64) as u32 + 1, marks);
     }
     (edges.fields, edges.rows) = (fields, rows);
     edges.to += bytes.len();
 }
 
-/// Appends `base` and the places of the bits of `marks`; returns the new count. There must be room for 64.
-#[inline(always)]
-fn spread(places: &mut [u32], count: usize, base: u32, marks: u64) -> usize {
-    let found = marks.count_ones() as usize;
-    let mut marks = marks;
-    // Ten are written whether there are as many or not: a loop over each would end unforeseen every time. More of 64 bytes of
-    // rows are rare.
-    if let Some(room) = places.get_mut(count..).and_then(|room| room.first_chunk_mut::<10>()) {
-        for place in room {
-            *place = base.wrapping_add(marks.trailing_zeros());
-            marks &= marks.wrapping_sub(1);
-        }
-    }
-    for place in &mut places[(count + 10).min(count + found)..count + found] {
-        *place = base + marks.trailing_zeros();
-        marks &= marks.wrapping_sub(1);
-    }
-    count + found
-}
-
-/// The same for one row, by splitting it.
+/// What [`Scan::rows`] tells of one row, by splitting it.
 fn split(line: &[u8], separator: u8, wanted: [usize; 2]) -> Row<'_> {
     let text = line.strip_suffix(b"\n").unwrap_or(line);
     let columns = memchr::memchr_iter(separator, text).count() + 1;
@@ -404,12 +393,8 @@ mod tests {
             }
             fields.push(at + 1);
         }
-        let mut portable = Scan::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            portable.edges.wide = None;
-        }
-        for mut scan in [Scan::new(), portable] {
+        for path in Path::all() {
+            let mut scan = Scan { edges: Edges::new(path) };
             let mut found = Vec::new();
             let edges = scan.rows(bytes, b',', wanted, |row| found.push(said(row)));
             assert_eq!(found, expected);

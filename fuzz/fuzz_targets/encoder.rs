@@ -1,8 +1,9 @@
 //! The field-aware encoder against three inflaters that share no code: zlib-rs, miniz_oxide and libdeflate.
 //!
 //! The first byte chooses how the rest is read: as it is, or as a list of fields and separators that makes rows which
-//! resemble each other, of equally many fields or not; and whether pieces follow or stand alone. Whatever comes, all three must give it back, and the
-//! portable path must write the same bytes.
+//! resemble each other, of equally many fields or not; whether pieces follow or stand alone; and whether they come by way of
+//! the check, which finds the fields first. Whatever comes, all three must give it back, and every set of instructions must
+//! write the same bytes.
 //!
 //!     cargo +nightly fuzz run encoder -- -max_total_time=3600 -max_len=65536
 
@@ -10,42 +11,94 @@
 
 use std::cell::RefCell;
 use std::io::Read;
+use std::sync::Arc;
+use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
+use processor::check::Options;
+use processor::line::{Batch, Block};
 use processor::pack::field::Encoder;
+use processor::pack::{Level, Packer, Relay};
+use processor::schema::Schema;
+
+struct State {
+    encoders: Vec<Encoder>,
+    packer: Packer,
+    /// The packer's next piece.
+    number: u64,
+}
 
 thread_local! {
     // Used again and again: what went before must not change what comes out.
-    static ENCODERS: RefCell<(Encoder, Encoder)> = RefCell::new((Encoder::new(), Encoder::portable()));
+    static STATE: RefCell<State> = RefCell::new(State {
+        encoders: Encoder::all().collect(),
+        packer: Packer::new(Options::default(), Level::Auto, Arc::new(Relay::default())),
+        number: 0,
+    });
 }
 
 fuzz_target!(|input: &[u8]| {
     let Some((&how, rest)) = input.split_first() else { return };
-    ENCODERS.with_borrow_mut(|(native, portable)| run(native, portable, how, rest));
+    STATE.with_borrow_mut(|state| state.run(how, rest));
 });
 
-fn run(native: &mut Encoder, portable: &mut Encoder, how: u8, rest: &[u8]) {
-    let bytes = if how & 1 == 0 { rest.to_vec() } else { rows(rest, how & 32 != 0) };
-    let size = [1, 50, 700, 8_192, 40_000, 300_000, usize::MAX, 3][usize::from(how >> 1 & 7)].max(bytes.len() / 64);
-    if how & 16 != 0 {
-        let mut stream = Vec::new();
-        let mut same = Vec::new();
-        native.encode(b"", &mut stream);
-        portable.encode(b"", &mut same);
-        for piece in bytes.chunks(size.max(1)) {
-            native.encode_next(piece, &mut stream);
-            portable.encode_next(piece, &mut same);
+impl State {
+    fn run(&mut self, how: u8, rest: &[u8]) {
+        let bytes = if how & 1 == 0 { rest.to_vec() } else { rows(rest, how & 32 != 0) };
+        let size = [1, 50, 700, 8_192, 40_000, 300_000, usize::MAX, 3][usize::from(how >> 1 & 7)].max(bytes.len() / 64);
+        let pieces = || bytes.chunks(size.max(1));
+        if how & 16 != 0 {
+            self.all(&bytes, |encoder, stream| {
+                encoder.encode(b"", stream);
+                pieces().for_each(|piece| encoder.encode_next(piece, stream));
+            });
         }
-        assert!(stream == same, "the portable path differs");
-        back(stream, &bytes);
+        for piece in pieces() {
+            self.all(piece, |encoder, alone| encoder.encode(piece, alone));
+        }
+        if how & 64 != 0 {
+            let mut stream = Vec::new();
+            for (at, piece) in pieces().enumerate() {
+                let starts_file = at == 0 || how & 128 != 0;
+                let packed = self.checked(piece, starts_file);
+                if starts_file {
+                    back(&packed, piece);
+                }
+                stream.extend(packed);
+            }
+            if !stream.is_empty() {
+                back(&stream, &bytes);
+            }
+        }
     }
-    for piece in bytes.chunks(size.max(1)) {
-        let mut alone = Vec::new();
-        let mut same = Vec::new();
-        native.encode(piece, &mut alone);
-        portable.encode(piece, &mut same);
-        assert!(alone == same, "the portable path differs");
-        back(alone, piece);
+
+    /// What all paths make of `bytes`, which must be the same and come back.
+    fn all(&mut self, bytes: &[u8], encode: impl Fn(&mut Encoder, &mut Vec<u8>)) {
+        let mut first: Option<Vec<u8>> = None;
+        for encoder in &mut self.encoders {
+            let mut packed = Vec::new();
+            encode(encoder, &mut packed);
+            match &first {
+                Some(first) => assert!(*first == packed, "a path differs"),
+                None => first = Some(packed),
+            }
+        }
+        back(&first.unwrap_or_default(), bytes);
+    }
+
+    /// `bytes` by way of the check.
+    fn checked(&mut self, bytes: &[u8], starts_file: bool) -> Vec<u8> {
+        let mut block = Block::new(bytes.len());
+        block.append(bytes);
+        let separator = [",", ";", "\t", "|"].into_iter().find(|with| bytes.contains(&with.as_bytes()[0])).unwrap_or(",");
+        let header = ["SRC_IP", "PACKETS", "BYTES\n"].join(separator);
+        let schema = Schema::from_line(header.as_bytes());
+        let arrived = Instant::now();
+        let batch = Batch { block, schema, starts_mid_line: false, ends_mid_line: false, starts_file, arrived };
+        let (packed, _) = self.packer.pack(self.number, batch, Vec::new());
+        self.number += 1;
+        assert!(!packed.encoder_failed);
+        packed.piece.deflate
     }
 }
 
@@ -91,9 +144,9 @@ fn rows(recipe: &[u8], even: bool) -> Vec<u8> {
 }
 
 /// Holds `deflate`, ended by an empty final block, against `bytes` in three inflaters.
-fn back(mut deflate: Vec<u8>, bytes: &[u8]) {
+fn back(deflate: &[u8], bytes: &[u8]) {
     assert!(deflate.ends_with(&[0x00, 0x00, 0xff, 0xff]), "no sync flush at the end");
-    deflate.extend_from_slice(&[0x03, 0x00]);
+    let deflate = [deflate, &[0x03, 0x00]].concat();
     let mut inflated = Vec::new();
     flate2::read::DeflateDecoder::new(&deflate[..]).read_to_end(&mut inflated).expect("zlib-rs refuses it");
     assert!(inflated == bytes, "zlib-rs gives other bytes");

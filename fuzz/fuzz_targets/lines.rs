@@ -84,8 +84,7 @@ impl State {
         assert!(!batch.block.filled().is_empty());
         self.seen.extend_from_slice(batch.block.filled());
         self.may_seal = !batch.ends_mid_line;
-        let (findings, kept, _) = checker.check(&batch);
-        self.kept.extend_from_slice(kept);
+        let (findings, _) = checker.check(&batch, |kept, _| self.kept.extend_from_slice(kept));
         let accounted = findings.written.lines + findings.rejected.lines + findings.header_lines;
         assert_eq!(findings.read.lines, accounted);
         assert_eq!(findings.read.bytes, batch.block.filled().len() as u64);

@@ -34,6 +34,59 @@ pub(crate) trait Lanes: Copy {
 
     /// Which of 64 bytes are `separator` or a newline: bit i for byte i.
     fn marks(self, block: &[u8; 64], separator: u8) -> u64;
+
+    /// Writes `base` and the place of each bit of `marks` to `places` from `count` on, and anything behind these; returns the new
+    /// count. There must be room for 64.
+    #[inline(always)]
+    fn spread(self, places: &mut [u32], count: usize, base: u32, marks: u64) -> usize {
+        let found = marks.count_ones() as usize;
+        let mut marks = marks;
+        // Ten are written whether there are as many or not: a loop over each would end unforeseen every time. More of 64 bytes
+        // of rows are rare.
+        if let Some(room) = places.get_mut(count..).and_then(|room| room.first_chunk_mut::<10>()) {
+            for place in room {
+                *place = base.wrapping_add(marks.trailing_zeros());
+                marks &= marks.wrapping_sub(1);
+            }
+        }
+        for place in &mut places[(count + 10).min(count + found)..count + found] {
+            *place = base + marks.trailing_zeros();
+            marks &= marks.wrapping_sub(1);
+        }
+        count + found
+    }
+}
+
+/// The lanes of this processor: chosen once, when the program runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Path {
+    Words,
+    #[cfg(target_arch = "x86_64")]
+    Wide(Wide),
+    #[cfg(target_arch = "x86_64")]
+    Wider(Wider),
+}
+
+impl Path {
+    /// The fastest one.
+    pub(crate) fn best() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(wider) = Wider::detect() {
+            return Self::Wider(wider);
+        } else if let Some(wide) = Wide::detect() {
+            return Self::Wide(wide);
+        }
+        Self::Words
+    }
+
+    /// All that this processor can take.
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        #[cfg(target_arch = "x86_64")]
+        let more = [Wide::detect().map(Self::Wide), Wider::detect().map(Self::Wider)];
+        #[cfg(not(target_arch = "x86_64"))]
+        let more = [];
+        [Self::Words].into_iter().chain(more.into_iter().flatten())
+    }
 }
 
 /// Bytes that may stand before a place and are read before it is known whether they count.
@@ -213,6 +266,101 @@ impl Lanes for Wide {
     }
 }
 
+/// The same with AVX-512: masks come as they are needed, and places are spread by one instruction. Can only be had from
+/// [`Wider::detect`].
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wider(Wide);
+
+#[cfg(target_arch = "x86_64")]
+impl Wider {
+    /// `Some` when this processor has AVX-512 as of Ice Lake or Zen 4. Older ones, which slow down for it, lack VBMI2.
+    pub(crate) fn detect() -> Option<Self> {
+        let all = std::is_x86_feature_detected!("avx512f")
+            && std::is_x86_feature_detected!("avx512bw")
+            && std::is_x86_feature_detected!("avx512cd")
+            && std::is_x86_feature_detected!("avx512dq")
+            && std::is_x86_feature_detected!("avx512vl")
+            && std::is_x86_feature_detected!("avx512vbmi2");
+        Wide::detect().filter(|_| all).map(Self)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+impl Lanes for Wider {
+    type Probe = std::arch::x86_64::__m256i;
+
+    #[inline(always)]
+    fn load(self, head: &[u8; 32]) -> Self::Probe {
+        self.0.load(head)
+    }
+
+    #[inline(always)]
+    fn same(self, probe: Self::Probe, other: &[u8; 32]) -> u32 {
+        // SAFETY: the comparison of two vectors, where AVX-512 with BW and VL was detected.
+        let differ = unsafe { std::arch::x86_64::_mm256_cmpneq_epi8_mask(probe, self.0.load(other)) };
+        differ.trailing_zeros()
+    }
+
+    #[inline(always)]
+    fn reaching(self, numbers: &[i32; 64], least: i32) -> u64 {
+        use std::arch::x86_64::{_mm512_cmpge_epi32_mask, _mm512_loadu_si512, _mm512_set1_epi32};
+        let mut found = 0;
+        for sixteen in numbers.as_chunks::<16>().0.iter().rev() {
+            // SAFETY: an unaligned load of an array of 64 bytes, where AVX-512 was detected.
+            let reach = unsafe {
+                let numbers = _mm512_loadu_si512(sixteen.as_ptr().cast());
+                _mm512_cmpge_epi32_mask(numbers, _mm512_set1_epi32(least))
+            };
+            found = found << 16 | u64::from(reach);
+        }
+        found
+    }
+
+    #[inline(always)]
+    fn marks(self, block: &[u8; 64], separator: u8) -> u64 {
+        use std::arch::x86_64::{_mm512_cmpeq_epi8_mask, _mm512_loadu_si512, _mm512_set1_epi8};
+        // SAFETY: an unaligned load of an array of 64 bytes, where AVX-512 with BW was detected.
+        unsafe {
+            let block = _mm512_loadu_si512(block.as_ptr().cast());
+            _mm512_cmpeq_epi8_mask(block, _mm512_set1_epi8(separator.cast_signed()))
+                | _mm512_cmpeq_epi8_mask(block, _mm512_set1_epi8(b'\n'.cast_signed()))
+        }
+    }
+
+    #[inline(always)]
+    fn spread(self, places: &mut [u32], count: usize, base: u32, marks: u64) -> usize {
+        use std::arch::x86_64::{
+            _mm512_add_epi32, _mm512_castsi512_si128, _mm512_cvtepu8_epi32, _mm512_loadu_si512,
+            _mm512_maskz_compress_epi8, _mm512_set1_epi32, _mm512_storeu_si512,
+        };
+        const NUMBERS: [u8; 64] = {
+            let mut numbers = [0; 64];
+            let mut at = 0;
+            while at < 64 {
+                numbers[at] = at as u8;
+                at += 1;
+            }
+            numbers
+        };
+        let found = marks.count_ones() as usize;
+        match places.get_mut(count..).and_then(|room| room.first_chunk_mut::<16>()) {
+            Some(room) if found <= room.len() => {
+                // SAFETY: unaligned loads and stores of arrays of 64 bytes, where AVX-512 with VBMI2 was detected.
+                unsafe {
+                    let numbers = _mm512_loadu_si512(NUMBERS.as_ptr().cast());
+                    let marked = _mm512_castsi512_si128(_mm512_maskz_compress_epi8(marks, numbers));
+                    let marked = _mm512_add_epi32(_mm512_cvtepu8_epi32(marked), _mm512_set1_epi32(base.cast_signed()));
+                    _mm512_storeu_si512(room.as_mut_ptr().cast(), marked);
+                }
+                count + found
+            }
+            _ => self.0.spread(places, count, base, marks),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -223,6 +371,25 @@ mod tests {
     fn words_end_where_bytes_end() {
         assert_eq!(word(b"abcdefgh", 0), u64::from_le_bytes(*b"abcdefgh"));
         assert_eq!(word(b"abcdefgh", 1), 0);
+    }
+
+    /// What a path makes of bytes at `old` and `new`, of which `most` may agree, and of `numbers`.
+    fn seen<L: Lanes>(
+        lanes: L,
+        (bytes, old, new, most): (Padded, usize, usize, usize),
+        numbers: &[i32; 64],
+    ) -> (usize, u32, u64, Vec<u32>, u64) {
+        let marks = lanes.marks(bytes.at(old), b',');
+        let mut places = vec![0; 70];
+        let count = lanes.spread(&mut places, 3, 7, marks);
+        let same = lanes.same(lanes.load(bytes.at(new)), bytes.at(old));
+        (
+            lanes.common(bytes, old, new, most),
+            same,
+            marks,
+            places[3..count].to_vec(),
+            lanes.reaching(numbers, numbers[0]),
+        )
     }
 
     proptest! {
@@ -238,17 +405,23 @@ mod tests {
             let mut buffer: Box<View> = vec![0; size_of::<View>()].into_boxed_slice().try_into().unwrap();
             buffer[..bytes.len()].copy_from_slice(&bytes);
             let padded = Padded(&buffer);
-            prop_assert_eq!(Words.common(padded, old, new, most), naive);
-            let head = bytes[new..].first_chunk::<32>().unwrap();
             let same = (0..32).take_while(|&at| bytes[old + at] == bytes[new + at]).count() as u32;
-            prop_assert_eq!(Words.same(Words.load(head), padded.at(old)), same);
             let marks = (0..64).filter(|&at| matches!(bytes[old + at], b',' | b'\n')).fold(0, |marks, at| marks | 1_u64 << at);
-            prop_assert_eq!(Words.marks(padded.at(old), b','), marks);
-            #[cfg(target_arch = "x86_64")]
-            if let Some(wide) = Wide::detect() {
-                prop_assert_eq!(wide.common(padded, old, new, most), naive);
-                prop_assert_eq!(wide.same(wide.load(head), padded.at(old)), same);
-                prop_assert_eq!(wide.marks(padded.at(old), b','), marks);
+            let places: Vec<u32> = (0..64).filter(|&at| marks >> at & 1 == 1).map(|at| 7 + at).collect();
+            let (numbers, _) = bytes.as_chunks::<4>();
+            let numbers: [i32; 64] = std::array::from_fn(|at| i32::from_le_bytes(numbers[at]) >> (bytes[at] & 31));
+            let reaching = (0..64).filter(|&at| numbers[at] >= numbers[0]).fold(0, |found, at| found | 1_u64 << at);
+            let expected = (naive, same, marks, places, reaching);
+            for path in Path::all() {
+                let at = (padded, old, new, most);
+                let found = match path {
+                    Path::Words => seen(Words, at, &numbers),
+                    #[cfg(target_arch = "x86_64")]
+                    Path::Wide(wide) => seen(wide, at, &numbers),
+                    #[cfg(target_arch = "x86_64")]
+                    Path::Wider(wider) => seen(wider, at, &numbers),
+                };
+                prop_assert_eq!(&found, &expected, "{:?}", path);
             }
         }
     }

@@ -23,7 +23,7 @@
 //!   `443,27,6,0,2025-11-27 10:2…` in one piece. A row takes some 18 tries.
 //! * Which four: columns differ, so each keeps the ways that gained most together over 256 rows watched after the window
 //!   has filled (256 rows), and a way only where it saves a quarter of a bit a row. They are chosen anew when a block became
-//!   a sixteenth larger than usual, and after 65,536 rows ([`ways`](super::ways)).
+//!   a sixteenth larger than usual, and after 262,144 rows ([`ways`](super::ways)).
 //! * Of the candidates the one with the highest gain is taken: 4 bits a byte (a digit's literal costs 3.3 to 4) less 9 and
 //!   the bits of the distance. Candidates are compared by one vector each, without a branch, since none could be foreseen;
 //!   for the same reason 40 rows at a time are looked up column by column before the first match is taken of them
@@ -48,9 +48,9 @@ use super::filled;
 use super::plain::{Chains, Reach};
 use super::rows::{Matches, Parse, Strip, Taken};
 use super::ways::Ways;
+use crate::fields::lanes::{LEAD, Lanes, PADDING, PLACES, Padded, Path, Words};
 #[cfg(target_arch = "x86_64")]
-use crate::fields::lanes::Wide;
-use crate::fields::lanes::{LEAD, Lanes, PADDING, PLACES, Padded, Words};
+use crate::fields::lanes::{Wide, Wider};
 use crate::fields::{self, Edges};
 
 /// Numbers of bytes in the stream start here, so that the zeros of a fresh table lie beyond every window.
@@ -82,40 +82,43 @@ pub struct Encoder {
     chains: Chains,
     matches: Box<Matches>,
     blocks: Blocks,
-    #[cfg(target_arch = "x86_64")]
-    wide: Option<Wide>,
+    path: Path,
 }
 
 impl Encoder {
     /// An encoder for the processor it runs on.
     #[must_use]
     pub fn new() -> Self {
+        Self::on(Path::best())
+    }
+
+    fn on(path: Path) -> Self {
         Self {
             bytes: filled(0),
             filled: LEAD,
             floor: LEAD,
             base: FIRST,
             separator: None,
-            edges: Edges::new(),
+            edges: Edges::new(path),
             held: Held::default(),
             ways: Ways::new(),
             strip: Strip::new(),
             chains: Chains::new(),
             matches: filled(0),
             blocks: Blocks::new(),
-            #[cfg(target_arch = "x86_64")]
-            wide: Wide::detect(),
+            path,
         }
     }
 
     /// An encoder that uses no special instructions. Its output is the same, byte for byte.
     #[must_use]
     pub fn portable() -> Self {
-        Self {
-            #[cfg(target_arch = "x86_64")]
-            wide: None,
-            ..Self::new()
-        }
+        Self::on(Path::Words)
+    }
+
+    /// One for each set of instructions that this processor knows, the portable one first. The output of all is the same.
+    pub fn all() -> impl Iterator<Item = Self> {
+        Path::all().map(Self::on)
     }
 
     /// Appends `input` to `out` as raw deflate (RFC 1951): no or more blocks that are not final, then the empty stored block
@@ -200,13 +203,17 @@ impl Encoder {
                 self.edges.find(chunk, separator);
             }
         }
-        #[cfg(target_arch = "x86_64")]
-        if let Some(wide) = self.wide {
+        match self.path {
+            Path::Words => block(self, Words, from, edges, out),
             // SAFETY: a `Wide` exists only where all the features of `block_wide` were detected.
+            #[cfg(target_arch = "x86_64")]
             #[allow(unsafe_code)]
-            return unsafe { block_wide(self, wide, from, edges, out) };
+            Path::Wide(wide) => unsafe { block_wide(self, wide, from, edges, out) },
+            // SAFETY: a `Wider` exists only where all the features of `block_wider` were detected.
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code)]
+            Path::Wider(wider) => unsafe { block_wider(self, wider, from, edges, out) },
         }
-        block(self, Words, from, edges, out);
     }
 }
 
@@ -253,6 +260,13 @@ impl Default for Encoder {
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 fn block_wide(encoder: &mut Encoder, wide: Wide, from: usize, edges: Option<&Edges>, out: &mut Vec<u8>) {
     block(encoder, wide, from, edges, out);
+}
+
+/// The same.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi2")]
+fn block_wider(encoder: &mut Encoder, wider: Wider, from: usize, edges: Option<&Edges>, out: &mut Vec<u8>) {
+    block(encoder, wider, from, edges, out);
 }
 
 /// Parses and writes one block. Always inlined, so that all of it is compiled for the features of its caller.
@@ -304,28 +318,32 @@ mod tests {
         bytes
     }
 
-    /// Both paths, alone and in sequence, give the same bytes, and the input comes back.
+    /// All paths, alone and in sequence, give the same bytes, and the input comes back.
     fn holds(pieces: &[&[u8]]) {
-        let mut native = Encoder::new();
-        let mut portable = Encoder::portable();
-        let (mut stream, mut whole) = (Vec::new(), Vec::new());
-        for piece in pieces {
-            whole.extend_from_slice(piece);
-            let from = stream.len();
-            native.encode_next(piece, &mut stream);
-            assert!(stream.ends_with(&[0x00, 0x00, 0xff, 0xff]));
-            let mut same = Vec::new();
-            portable.encode_next(piece, &mut same);
-            assert!(same == stream[from..], "the portable path differs");
+        let whole = pieces.concat();
+        let mut first: Option<(Vec<u8>, Vec<Vec<u8>>)> = None;
+        for mut encoder in Encoder::all() {
+            let mut stream = Vec::new();
+            for piece in pieces {
+                encoder.encode_next(piece, &mut stream);
+                assert!(stream.ends_with(&[0x00, 0x00, 0xff, 0xff]));
+            }
+            assert!(inflate(&stream) == whole, "a sequence does not come back");
+            let mut alone = Vec::new();
+            for piece in pieces {
+                let mut used = Vec::new();
+                encoder.encode(piece, &mut used);
+                assert!(inflate(&used) == *piece, "a piece does not come back");
+                alone.push(used);
+            }
+            match &first {
+                Some(first) => assert!(*first == (stream, alone), "a path differs"),
+                None => first = Some((stream, alone)),
+            }
         }
-        assert!(inflate(&stream) == whole, "a sequence does not come back");
         for piece in pieces {
-            let (mut used, mut fresh, mut plain) = (Vec::new(), Vec::new(), Vec::new());
-            native.encode(piece, &mut used);
+            let mut fresh = Vec::new();
             Encoder::new().encode(piece, &mut fresh);
-            portable.encode(piece, &mut plain);
-            assert!(used == plain, "the portable path differs");
-            assert!(inflate(&used) == *piece, "a piece does not come back");
             assert!(inflate(&fresh) == *piece, "a piece packed first does not come back");
         }
     }
