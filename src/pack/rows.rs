@@ -39,8 +39,8 @@ const BRINGS: usize = 6;
 
 /// What is noted of the fields of a strip. A try is a field under one way of its column.
 pub(crate) struct Strip {
-    /// By try, row after row: the slot below and the low 16 bits of the field's place above; then where the older place lies in
-    /// what is [around](Padded::around) the field: 2^16 less the distance.
+    /// By try, row after row: the slot below and the low 16 bits of the field's place above; then the [`price`] of the older
+    /// place.
     tries: Box<[u32; TRIES + KEPT]>,
     /// By field: the [`rank`] of the best try, 0 where none was made.
     best: Box<[i32; FIELDS]>,
@@ -105,9 +105,8 @@ impl Strip {
             if let Some(tries) = self.tries[(row * shape.tries + first) % TRIES..].first_chunk::<N>() {
                 // No branches, for none could be foreseen: what may not be referred to is compared too, and [`LEAD`] makes
                 // room for it.
-                for &try_ in tries {
-                    let older = try_ as u16;
-                    best = best.max(rank(lanes.same(probe, at(around, older)), older));
+                for &price in tries {
+                    best = best.max(rank(lanes.same(probe, at(around, older(price))), price));
                 }
             }
             self.best[field] = best;
@@ -212,6 +211,10 @@ impl<L: Lanes> Parse<'_, L> {
             let old = std::mem::replace(&mut places[usize::from(*try_ as u16)], here);
             *try_ = u32::from(old.wrapping_sub(here));
         }
+        // Of its own, for the compiler makes vectors of it.
+        for try_ in &mut strip.tries[..rows * tries] {
+            *try_ = price(*try_ as u16);
+        }
         // Bytes are only read here, so that no field waits for another.
         first = 0;
         for (number, column) in columns.iter().enumerate() {
@@ -263,7 +266,7 @@ impl<L: Lanes> Parse<'_, L> {
                 let same = self.lanes.same(probe, at(around, older));
                 if is_open && self.reaches(start, older) {
                     *gained = gain(same as usize, older) as u8;
-                    best = best.max(rank(same, older));
+                    best = best.max(rank(same, price(older)));
                 }
             }
             if is_open && self.ways.is_watching() {
@@ -274,7 +277,7 @@ impl<L: Lanes> Parse<'_, L> {
             for way in columns[column % COLUMNS].ways() {
                 let old = std::mem::replace(&mut places[usize::from(way.slot(head))], here);
                 let older = old.wrapping_sub(here);
-                best = best.max(rank(self.lanes.same(probe, at(around, older)), older));
+                best = best.max(rank(self.lanes.same(probe, at(around, older)), price(older)));
             }
             if self.ways.is_learning() {
                 for way in &ALL {
@@ -437,13 +440,27 @@ fn gain(length: usize, older: u16) -> u32 {
     (length as u32 * LITERAL).saturating_sub(bits + PRICE)
 }
 
+/// What an older place costs: how far back it lies, less one, below; how many bits fewer than 32 that has, above. The topmost
+/// bit says that it lies beyond every window. Bits are counted by the exponent of a float, since all vectors can make floats.
+#[inline(always)]
+fn price(older: u16) -> u32 {
+    let before = !i32::from(older.cast_signed());
+    let exponent = ((2 * before + 1) as f32).to_bits() >> 23;
+    // That of 1 is 127; a negative one has the sign above it, so that the difference is negative too.
+    159_u32.wrapping_sub(exponent) << 22 | before.cast_unsigned() & 0x8000_ffff
+}
+
+/// Where the older place lies in what is [around](Padded::around) the field: 2^16 less the distance.
+#[inline(always)]
+fn older(price: u32) -> u16 {
+    !(price as u16)
+}
+
 /// A try as a number that is the larger the better: what it saves above, then how much agrees, how far back it lies below.
 /// Negative for what lies beyond every window.
 #[inline(always)]
-fn rank(same: u32, older: u16) -> i32 {
-    let before = !i32::from(older.cast_signed());
-    let saved = same * (LITERAL << 22 | 1 << 16) + (before.leading_zeros() << 22);
-    saved.cast_signed() | before
+fn rank(same: u32, price: u32) -> i32 {
+    (same * (LITERAL << 22 | 1 << 16) + price).cast_signed()
 }
 
 /// The least rank whose gain pays.
