@@ -146,8 +146,8 @@ impl Packer {
             self.level = FALLBACK;
         }
         let usable = |codec: &Codec| codec.serves(self.level);
-        let before = self.relay.take(number).filter(|codec| !batch.starts_file && usable(codec));
-        let follows = before.is_some();
+        let before = self.relay.take(number).filter(usable);
+        let follows = before.is_some() && !batch.starts_file;
         let spare = || self.spare.take().or_else(|| self.relay.any()).filter(usable);
         let mut codec = before.or_else(spare).unwrap_or_else(|| Codec::new(self.level));
         let trial = number.is_multiple_of(CHECK_EVERY).then(|| Trial::of(&codec, follows)).flatten();

@@ -22,9 +22,9 @@ pub(super) const KEPT: usize = 4;
 const WARM: usize = 256;
 /// Rows watched: what would each way have gained? With 192 rows that nfacctd printed became 0.4 % larger.
 const WATCHED: usize = 256;
-/// Rows after which the ways are chosen anew in any case: a choice that fell on odd rows does not stay. After half as many, rows
-/// became 0.1 to 0.3 % larger, and took 1 % longer.
-const AGAIN: usize = 64 * 1024;
+/// Rows after which the ways are chosen anew in any case: a choice that fell on odd rows does not stay. After a quarter as many,
+/// rows took 4 % longer, and became 0 to 0.25 % larger.
+const AGAIN: usize = 256 * 1024;
 /// After so many bytes it is reviewed what they became: about a block.
 const REVIEWED: usize = 128 * 1024;
 /// The ways are chosen anew when bytes became larger than usual by a sixteenth. Rows that nfacctd prints change their kind, from
