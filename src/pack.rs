@@ -1,5 +1,8 @@
 //! Batch → Packed: check the lines, gzip the batch. No threads and no files here.
 //!
+//! Both go through a batch together, a chunk of at most 256 KiB after the other: what the check has just read, and the fields it
+//! has found there, are in the core's cache when they are packed. One after the other over the whole batch took an eighth longer.
+//!
 //! A piece is one batch as raw deflate (RFC 1951), ended by a sync flush: a byte boundary, so that pieces packed on
 //! different cores stand one after the other in one gzip member, and a torn file is cut back to its last whole piece.
 //! A piece may refer to the 32 KiB before it only when it was packed with the very state that packed its predecessor in

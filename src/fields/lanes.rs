@@ -1,6 +1,8 @@
 //! Many bytes at a time: how far two places agree, and where separators stand.
 //!
-//! Promises: every width gives the same numbers, so nothing that is built on them depends on the processor.
+//! Promises: every width gives the same numbers, so nothing that is built on them depends on the processor. What is written for
+//! any [`Lanes`] is inlined into one function for each width, which is compiled for the instructions that come with it; [`Path`]
+//! says which of them to call.
 
 #![allow(clippy::inline_always, reason = "the hot loop is compiled as a whole for the features of its caller")]
 
@@ -57,7 +59,7 @@ pub(crate) trait Lanes: Copy {
     }
 }
 
-/// The lanes of this processor: chosen once, when the program runs.
+/// Which lanes to use: chosen once, when the program runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Path {
     Words,
