@@ -86,7 +86,7 @@ impl Path {
         #[cfg(target_arch = "x86_64")]
         let more = [Wide::detect().map(Self::Wide), Wider::detect().map(Self::Wider)];
         #[cfg(not(target_arch = "x86_64"))]
-        let more = [];
+        let more: [Option<Self>; 0] = [];
         [Self::Words].into_iter().chain(more.into_iter().flatten())
     }
 }
