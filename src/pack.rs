@@ -153,7 +153,7 @@ impl Packer {
         let follows = before.is_some() && !batch.starts_file;
         let spare = || self.spare.take().or_else(|| self.relay.any()).filter(usable);
         let mut codec = before.or_else(spare).unwrap_or_else(|| Codec::new(self.level));
-        let trial = number.is_multiple_of(CHECK_EVERY).then(|| Trial::of(&codec, follows)).flatten();
+        let trial = number.is_multiple_of(CHECK_EVERY).then(|| Trial::of(&codec, follows, &batch)).flatten();
 
         let mut packing = Packing { codec: &mut codec, follows, crc: crc32fast::Hasher::new(), len: 0, deflate, trial };
         let (findings, rejects) = self.checker.check(&batch, |bytes, edges| packing.add(bytes, edges));
@@ -190,11 +190,11 @@ struct Trial {
 }
 
 impl Trial {
-    /// For the piece that `codec` makes next; `None` for zlib's encoder, which is checked enough.
-    fn of(codec: &Codec, follows: bool) -> Option<Self> {
+    /// For the piece that `codec` makes of `batch`; `None` for zlib's encoder, which is checked enough.
+    fn of(codec: &Codec, follows: bool, batch: &Batch) -> Option<Self> {
         let Codec::Fields(encoder) = codec else { return None };
         let window = if follows { encoder.window().to_vec() } else { Vec::new() };
-        Some(Self { window, bytes: Vec::new() })
+        Some(Self { window, bytes: Vec::with_capacity(batch.block.filled().len()) })
     }
 }
 
@@ -232,10 +232,8 @@ impl Packing<'_> {
 
 /// `bytes` as a piece that stands alone; for the header line that `processor_csv_header: each-file` puts first.
 pub fn lone_piece(bytes: &[u8]) -> Piece {
-    let mut deflate = Vec::new();
-    if !bytes.is_empty() {
-        deflate = Codec::new(Level::Zlib(6)).piece(bytes, deflate);
-    }
+    let packed = || Codec::new(Level::Zlib(6)).piece(bytes, Vec::new());
+    let deflate = if bytes.is_empty() { Vec::new() } else { packed() };
     Piece { deflate, crc: crc32fast::hash(bytes), len: bytes.len() as u64 }
 }
 
