@@ -232,9 +232,11 @@ impl Packing<'_> {
 
 /// `bytes` as a piece that stands alone; for the header line that `processor_csv_header: each-file` puts first.
 pub fn lone_piece(bytes: &[u8]) -> Piece {
-    let packed = || Codec::new(Level::Zlib(6)).piece(bytes, Vec::new());
-    let deflate = if bytes.is_empty() { Vec::new() } else { packed() };
-    Piece { deflate, crc: crc32fast::hash(bytes), len: bytes.len() as u64 }
+    let mut piece = Piece { deflate: Vec::new(), crc: crc32fast::hash(bytes), len: bytes.len() as u64 };
+    if !bytes.is_empty() {
+        piece.deflate = Codec::new(Level::Zlib(6)).piece(bytes, piece.deflate);
+    }
+    piece
 }
 
 /// A deflate encoder with its window.

@@ -65,7 +65,7 @@ const _: () = assert!(LEAD + CHUNK < PLACES, "every byte of a chunk is a place o
 /// Past this number the window is given up and counting starts again, long before 32 bits run out.
 const RESTART: u32 = 1 << 30;
 
-/// Makes raw deflate of rows. Memory, 3.7 MB of which rows touch a quarter, is allocated once; a call allocates only when
+/// Makes raw deflate of rows. Memory, 6 MB of which rows touch less than one, is allocated once; a call allocates only when
 /// `out` must grow.
 pub struct Encoder {
     /// [`LEAD`], since what is stale in a table is compared before it is known to be stale; the window, and the block.
