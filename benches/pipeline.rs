@@ -44,7 +44,9 @@ fn parts(rows: &Arc<[u8]>, dir: &tempfile::TempDir, level: Level) -> Parts {
         when_full: WhenFull::Block,
     };
     let check = check::Options::default();
-    let spool = Spool::open(options, check.header, Arc::clone(&stats), log.clone()).expect("a data directory");
+    let shutdown = Shutdown::new().expect("a latch");
+    let spool =
+        Spool::open(options, check.header, Arc::clone(&stats), log.clone(), &shutdown).expect("a data directory");
     Parts {
         options: pipeline::Options {
             workers: std::thread::available_parallelism().map_or(1, Into::into),
@@ -58,7 +60,7 @@ fn parts(rows: &Arc<[u8]>, dir: &tempfile::TempDir, level: Level) -> Parts {
         level,
         spool,
         upload: None,
-        shutdown: Shutdown::new().expect("a latch"),
+        shutdown,
         stats,
         log,
     }

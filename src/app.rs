@@ -141,9 +141,11 @@ type Opened = (Box<dyn Source>, Shutdown);
 fn started_code(config: Config, (source, shutdown): Opened, stats: &Arc<Stats>, log: &Log) -> Result<u8, Failure> {
     let (dir, options) = (config.spool.dir.clone(), status_options(&config));
     let spool =
-        Spool::open(config.spool, config.check.header, Arc::clone(stats), log.clone()).map_err(|error| Failure {
-            code: if matches!(error, OpenError::InUse { .. }) { IN_USE } else { FAILED },
-            ..Failure::new("spool", error)
+        Spool::open(config.spool, config.check.header, Arc::clone(stats), log.clone(), &shutdown).map_err(|error| {
+            Failure {
+                code: if matches!(error, OpenError::InUse { .. }) { IN_USE } else { FAILED },
+                ..Failure::new("spool", error)
+            }
         })?;
     log.event(Event::DataDirReady { path: dir.clone() });
     tell_manager(State::Ready);

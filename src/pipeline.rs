@@ -562,8 +562,8 @@ mod tests {
             min_free: 0,
             when_full: WhenFull::Block,
         };
-        let spool = Spool::open(spool, check.header, Arc::clone(&stats), log.clone()).unwrap();
         let shutdown = Shutdown::new().unwrap();
+        let spool = Spool::open(spool, check.header, Arc::clone(&stats), log.clone(), &shutdown).unwrap();
         let parts = Parts {
             options,
             source,

@@ -30,6 +30,7 @@ use crate::clock::Zone;
 use crate::log::{Event, Log};
 use crate::pack::{Packed, lone_piece};
 use crate::schema::Schema;
+use crate::shutdown::Shutdown;
 use crate::stats::{Stats, Sums};
 
 pub mod dir;
@@ -140,6 +141,8 @@ pub struct Spool {
     schema: Option<Arc<Schema>>,
     stats: Arc<Stats>,
     log: Log,
+    /// Once it is tripped, salvage waits for the next start.
+    shutdown: Shutdown,
     _lock: File,
 }
 
@@ -151,8 +154,15 @@ struct Torn {
 }
 
 impl Spool {
-    /// Takes the directory (made when missing), makes whole what an earlier life left open.
-    pub fn open(options: Options, header: HeaderMode, stats: Arc<Stats>, log: Log) -> Result<Self, OpenError> {
+    /// Takes the directory (made when missing), makes whole what an earlier life left open; once `shutdown` is tripped, the
+    /// rest of that waits for the next start.
+    pub fn open(
+        options: Options,
+        header: HeaderMode,
+        stats: Arc<Stats>,
+        log: Log,
+        shutdown: &Shutdown,
+    ) -> Result<Self, OpenError> {
         let path = options.dir.clone();
         let failed = |step| {
             let path = path.clone();
@@ -167,6 +177,10 @@ impl Spool {
         let parts = sorted(dir.files(names::is_part).map_err(failed("read"))?);
         stats.salvage_total_bytes.set(parts.iter().map(|part| part.len).sum());
         for part in parts {
+            if shutdown.is_tripped() {
+                torn.push_back(Torn { part, tries: 0 });
+                continue;
+            }
             let done = stats.salvage_done_bytes.get() + part.len;
             if let Err(error) = salvage_part(&dir, &part, &mut names, (&stats, &log)) {
                 log.event(Event::SegmentWaits { path: dir.path().join(&part.name), error: error.to_string() });
@@ -187,6 +201,7 @@ impl Spool {
             schema: None,
             stats,
             log,
+            shutdown: shutdown.clone(),
             _lock: lock,
         };
         spool.count_sealed().map_err(failed("read"))?;
@@ -274,7 +289,7 @@ impl Spool {
     /// Tries again what the start could not make whole. A disk that is full or read-only takes no new segment either, so
     /// it is waited for; any other fault is only tried [`SALVAGE_TRIES`] times.
     fn make_torn_whole(&mut self) -> Result<(), Trouble> {
-        while let Some(torn) = self.torn.front_mut() {
+        while let Some(torn) = self.torn.front_mut().filter(|_| !self.shutdown.is_tripped()) {
             let path = self.dir.path().join(&torn.part.name);
             match salvage_part(&self.dir, &torn.part, &mut self.names, (&self.stats, &self.log)) {
                 Ok(len) => {
