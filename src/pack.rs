@@ -18,9 +18,12 @@ mod plain;
 mod rows;
 mod ways;
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
+use crossbeam_utils::atomic::AtomicCell;
 use flate2::{Compress, Compression, FlushCompress, Status};
 
 use crate::check::{self, Checker, Findings};
@@ -73,53 +76,64 @@ const CHECK_EVERY: u64 = 64;
 /// What packs for the rest of the life when a check has failed.
 const FALLBACK: Level = Level::Zlib(6);
 
-/// The compressor's state from the end of one piece to the start of the next, in stream order.
+/// An encoder, with the window of the piece that it packed last.
+#[derive(Debug)]
+struct State {
+    codec: Codec,
+    /// The piece that may refer to that window; `None` for an encoder that has packed nothing.
+    next: Option<u64>,
+}
+
+/// Hands the encoder's state from the end of one piece to the start of the next, in stream order; it waits for nobody.
 ///
-/// At most one state rests here. Who packs piece n takes it when it is the state that packed piece n - 1; else piece n
-/// stands alone. It also carries the word, to all packers, that the field-aware encoder is not to be trusted any more.
-#[derive(Debug, Default)]
+/// ```text
+///            begin n: swap, if the state of n - 1 rests or the packer has none
+///   packer ◀───────────────────────────────────────────────────────────────────▶ slot
+///   (own)    end n: swap, unless a piece after n was begun                        (one for all packers)
+/// ```
+///
+/// A state is in a packer's hand or in the slot, nowhere else: there is at most one more than there are packers, and one in
+/// all while pieces come one at a time. Under load the next piece was begun before this one is done, so that each state stays
+/// with its packer, in the caches of its core, and pieces stand alone.
+///
+/// A state says itself which piece may follow it, and each piece is packed once. So whatever packer finds whatever state,
+/// what it packs is right; packers that meet at the slot in the wrong order can only cost a piece its window.
+///
+/// The relay also carries the word, to all packers, that the field-aware encoder is not to be trusted any more.
+#[derive(Default)]
 pub struct Relay {
-    hand: Mutex<Hand>,
+    slot: AtomicCell<Option<Box<State>>>,
+    /// The piece that the state in the slot waits for, or waited for. A hint: it is written after the slot.
+    awaited: AtomicU64,
+    /// One past the latest piece that was begun. A hint too.
+    begun: AtomicU64,
     distrusted: AtomicBool,
 }
 
-#[derive(Debug, Default)]
-struct Hand {
-    /// The number of the latest piece that was begun, and one: nobody will ask for a state older than that piece.
-    begun: u64,
-    /// A state, and the piece it packed.
-    resting: Option<(u64, Codec)>,
-    /// States whose history nobody needs; one more than there are packers are ever made.
-    free: Vec<Codec>,
-}
+const _: () = assert!(AtomicCell::<Option<Box<State>>>::is_lock_free());
 
 impl Relay {
-    /// Begins piece `number`: the state after piece `number - 1`, when it rests here.
-    fn take(&self, number: u64) -> Option<Codec> {
-        let mut hand = self.hand.lock().unwrap_or_else(PoisonError::into_inner);
-        hand.begun = hand.begun.max(number + 1);
-        let (_, codec) = hand.resting.take_if(|(after, _)| *after + 1 == number)?;
-        Some(codec)
+    /// Begins piece `number`: the state of piece `number - 1` for `own`, when it rests here; else `own`. Who has none, as
+    /// at first or after having left one, gets what is here: a new one would have to learn anew.
+    fn begin(&self, number: u64, own: Option<Box<State>>) -> Option<Box<State>> {
+        self.begun.fetch_max(number + 1, Relaxed);
+        if own.is_none() || self.awaited.load(Acquire) == number { self.slot.swap(own) } else { own }
     }
 
-    /// A state whose history nobody needs.
-    fn any(&self) -> Option<Codec> {
-        self.hand.lock().unwrap_or_else(PoisonError::into_inner).free.pop()
-    }
-
-    /// Keeps a state whose history nobody needs: a new one would have to learn anew.
-    fn keep(&self, codec: Codec) {
-        self.hand.lock().unwrap_or_else(PoisonError::into_inner).free.push(codec);
-    }
-
-    /// Leaves the state after piece `number`; returns one whose history nobody needs. When a later piece was begun already,
-    /// as under load, the state comes straight back: it stays in the caches of the core that used it.
-    fn leave(&self, number: u64, codec: Codec) -> Option<Codec> {
-        let mut hand = self.hand.lock().unwrap_or_else(PoisonError::into_inner);
-        if hand.begun > number + 1 {
-            return Some(codec);
+    /// Ends piece `number`: leaves its state for the next piece, unless that was begun already; what the packer has then.
+    fn end(&self, number: u64, state: Box<State>) -> Option<Box<State>> {
+        if self.begun.load(Relaxed) > number + 1 {
+            return Some(state);
         }
-        hand.resting.replace((number, codec)).map(|(_, codec)| codec)
+        let other = self.slot.swap(Some(state));
+        self.awaited.store(number + 1, Release);
+        other
+    }
+}
+
+impl fmt::Debug for Relay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Relay").field("begun", &self.begun).finish_non_exhaustive()
     }
 }
 
@@ -131,14 +145,14 @@ pub struct Packer {
     /// [`field::verify`]; a test's own to see a failure.
     verify: fn(&[u8], &[u8], &[u8]) -> bool,
     relay: Arc<Relay>,
-    /// A state whose history nobody needs; made at first use.
-    spare: Option<Codec>,
+    /// This packer's own; see [`Relay`].
+    state: Option<Box<State>>,
 }
 
 impl Packer {
     /// A packer with the settings of the parse stage, the level, and the relay that all packers of the pipeline share.
     pub fn new(options: check::Options, level: Level, relay: Arc<Relay>) -> Self {
-        Self { checker: Checker::new(options), level, verify: field::verify, relay, spare: None }
+        Self { checker: Checker::new(options), level, verify: field::verify, relay, state: None }
     }
 
     /// Packs batch `number` (consecutive from 0 in stream order) into `deflate`, whose old content is dropped and whose
@@ -148,14 +162,15 @@ impl Packer {
         if self.relay.distrusted.load(Relaxed) {
             self.level = FALLBACK;
         }
-        let usable = |codec: &Codec| codec.serves(self.level);
-        let before = self.relay.take(number).filter(usable);
-        let follows = before.is_some() && !batch.starts_file;
-        let spare = || self.spare.take().or_else(|| self.relay.any()).filter(usable);
-        let mut codec = before.or_else(spare).unwrap_or_else(|| Codec::new(self.level));
-        let trial = number.is_multiple_of(CHECK_EVERY).then(|| Trial::of(&codec, follows, &batch)).flatten();
+        let state = self.relay.begin(number, self.state.take()).filter(|state| state.codec.serves(self.level));
+        let mut state = state.unwrap_or_else(|| Box::new(State { codec: Codec::new(self.level), next: None }));
+        // Forgotten before the first byte, not at it: so the state is that of this piece also when every line was set aside.
+        if state.next != Some(number) || batch.starts_file {
+            state.codec.forget();
+        }
+        let trial = number.is_multiple_of(CHECK_EVERY).then(|| Trial::of(&state.codec, &batch)).flatten();
 
-        let mut packing = Packing { codec: &mut codec, follows, crc: crc32fast::Hasher::new(), len: 0, deflate, trial };
+        let mut packing = Packing { codec: &mut state.codec, crc: crc32fast::Hasher::new(), len: 0, deflate, trial };
         let (findings, rejects) = self.checker.check(&batch, |bytes, edges| packing.add(bytes, edges));
         let rejects = rejects.to_vec();
         let (mut piece, trial) = packing.end();
@@ -163,17 +178,11 @@ impl Packer {
         let failed = trial.filter(|trial| piece.len > 0 && !(self.verify)(&trial.bytes, &trial.window, &piece.deflate));
         if let Some(trial) = &failed {
             self.relay.distrusted.store(true, Relaxed);
-            codec = Codec::new(FALLBACK);
-            piece.deflate = codec.piece(&trial.bytes, std::mem::take(&mut piece.deflate));
+            state.codec = Codec::new(FALLBACK);
+            piece.deflate = state.codec.piece(&trial.bytes, std::mem::take(&mut piece.deflate));
         }
-        // An empty piece that follows nothing has left the state as some other file made it.
-        let is_known = follows || piece.len > 0;
-        let free = if is_known { self.relay.leave(number, codec) } else { Some(codec) };
-        if let Some(codec) = free
-            && let Some(surplus) = self.spare.replace(codec)
-        {
-            self.relay.keep(surplus);
-        }
+        state.next = Some(number + 1);
+        self.state = self.relay.end(number, state);
         let (schema, ends_mid_line) = (batch.schema.clone(), batch.ends_mid_line);
         let encoder_failed = failed.is_some();
         let packed = Packed { piece, findings, rejects, schema, ends_mid_line, encoder_failed };
@@ -190,10 +199,10 @@ struct Trial {
 }
 
 impl Trial {
-    /// For the piece that `codec` makes of `batch`; `None` for zlib's encoder, which is checked enough.
-    fn of(codec: &Codec, follows: bool, batch: &Batch) -> Option<Self> {
+    /// For the piece that `codec` is about to make of `batch`; `None` for zlib's encoder, which is checked enough.
+    fn of(codec: &Codec, batch: &Batch) -> Option<Self> {
         let Codec::Fields(encoder) = codec else { return None };
-        let window = if follows { encoder.window().to_vec() } else { Vec::new() };
+        let window = encoder.window().to_vec();
         Some(Self { window, bytes: Vec::with_capacity(batch.block.filled().len()) })
     }
 }
@@ -201,7 +210,6 @@ impl Trial {
 /// A piece being made.
 struct Packing<'a> {
     codec: &'a mut Codec,
-    follows: bool,
     crc: crc32fast::Hasher,
     len: u64,
     deflate: Vec<u8>,
@@ -210,9 +218,6 @@ struct Packing<'a> {
 
 impl Packing<'_> {
     fn add(&mut self, bytes: &[u8], edges: Option<&Edges>) {
-        if self.len == 0 && !self.follows {
-            self.codec.forget();
-        }
         self.crc.update(bytes);
         self.len += bytes.len() as u64;
         self.codec.add(bytes, edges, &mut self.deflate);
@@ -412,6 +417,59 @@ mod tests {
         assert!(!next.encoder_failed && matches!(b.level, FALLBACK));
         let together = [sound, failed, next].map(|packed| packed.piece.deflate).concat();
         assert_eq!(inflate(&together), bytes.repeat(3));
+    }
+
+    #[test]
+    fn an_empty_piece_keeps_what_stood_before_it_and_nothing_of_another_file() {
+        let options = check::Options { header: check::HeaderMode::None, ..check::Options::default() };
+        let header = b"SRC_IP,PACKETS\n";
+        let empty = |starts_file| Batch { schema: Schema::from_line(header), ..batch(header, starts_file) };
+        let bytes = rows(0, 300);
+        let some = |starts_file| batch(&bytes, starts_file);
+        for level in [Level::Auto, Level::Zlib(6)] {
+            let mut packer = Packer::new(options.clone(), level, Arc::default());
+            let batches = [some(true), some(false), empty(true), some(false), empty(false), some(false)];
+            let packed =
+                batches.into_iter().zip(0..).map(|(batch, number)| packer.pack(number, batch, Vec::new()).0.piece);
+            let pieces = packed.map(|piece| piece.deflate).collect::<Vec<_>>();
+            assert!(pieces[2].is_empty() && pieces[4].is_empty());
+            assert_eq!(inflate(&pieces[2..].concat()), bytes.repeat(2), "{level:?}");
+            assert!(pieces[5].len() < pieces[3].len() / 4, "the window is used over an empty piece");
+        }
+    }
+
+    #[test]
+    fn threads_that_race_for_the_slot_make_right_pieces() {
+        const PACKERS: usize = 4;
+        const PIECES: u64 = 4000;
+        let bytes = |number: u64| rows(number as usize * 20, 20);
+        for level in [Level::Auto, Level::Zlib(1)] {
+            let relay = Arc::new(Relay::default());
+            let (jobs, work) = crossbeam_channel::bounded(PACKERS);
+            let packed = std::thread::scope(|scope| {
+                let packers = [(); PACKERS].map(|()| {
+                    let (work, relay) = (work.clone(), Arc::clone(&relay));
+                    scope.spawn(move || {
+                        let mut packer = Packer::new(check::Options::default(), level, relay);
+                        let pack = |number| {
+                            let batch = batch(&bytes(number), number.is_multiple_of(50));
+                            (number, packer.pack(number, batch, Vec::new()).0.piece.deflate)
+                        };
+                        work.iter().map(pack).collect::<Vec<_>>()
+                    })
+                });
+                (0..PIECES).for_each(|number| jobs.send(number).unwrap());
+                drop(jobs);
+                packers.map(|packer| packer.join().unwrap())
+            });
+            let mut packed = packed.concat();
+            packed.sort_unstable();
+            for (file, pieces) in packed.chunks(50).enumerate() {
+                let whole: Vec<u8> = pieces.iter().flat_map(|(_, piece)| piece.clone()).collect();
+                let plain: Vec<u8> = (0..50).flat_map(|piece| bytes(file as u64 * 50 + piece)).collect();
+                assert!(inflate(&whole) == plain, "file {file}");
+            }
+        }
     }
 
     #[test]
