@@ -170,6 +170,17 @@ mod tests {
         b"SRC_IP,DST_IP,SRC_PORT,DST_PORT,TCP_FLAGS,PROTOCOL,TOS,TIMESTAMP_MIN,TIMESTAMP_MAX,PACKETS,BYTES\n";
 
     #[test]
+    fn every_primitive_of_the_capture_is_a_known_column_in_the_same_order() {
+        let known: Vec<_> = KNOWN.iter().collect();
+        let mut rest = known.as_slice();
+        for (primitive, word, column) in crate::flow::aggregate::Primitive::ALL {
+            let at = rest.iter().position(|known| **known == (word, column));
+            let at = at.unwrap_or_else(|| panic!("{primitive:?} is not here, or stands in another place"));
+            rest = &rest[at + 1..];
+        }
+    }
+
+    #[test]
     fn the_reference_header() {
         let schema = Schema::from_line(REFERENCE).unwrap();
         assert_eq!((schema.separator(), schema.columns()), (b',', 11));

@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, after, bounded, never, select};
 
 use crate::log::{Event, Log};
+use crate::random::random;
 use crate::remote::Remote;
 use crate::remote::retry::{Backoff, Trouble};
-use crate::spool::queue::{Queue, random};
+use crate::spool::queue::Queue;
 use crate::stats::Stats;
 use crate::threads;
 

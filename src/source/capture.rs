@@ -34,6 +34,7 @@ use crate::flow::meter::{self, Counts, Frame, Meter};
 use crate::flow::networks::{BadNetwork, Networks};
 use crate::flow::{print, table};
 use crate::log::{Event, Log};
+use crate::random::random;
 use crate::shutdown::Shutdown;
 use crate::source::{Sink, Source, SourceEnd, SourceError, Stopped};
 use crate::stats::Number;
@@ -184,6 +185,10 @@ enum Opened {
 
 impl Capture {
     /// Opens interfaces (this needs CAP_NET_RAW), or finds the capture files. Says at once what cannot work.
+    ///
+    /// # Errors
+    ///
+    /// An interface or a file is not there or not to be opened, or a filter or list of networks is wrong.
     pub fn open(options: Options, log: Log) -> Result<Self, OpenError> {
         let networks = networks(options.networks_file.as_deref())?;
         let input = match &options.input {
@@ -303,6 +308,10 @@ impl Source for Capture {
 /// Gives up the capabilities that only [`Capture::open`] needs, on the calling thread and the threads it starts later: the kernel
 /// lets a thread change its own only, so this comes before all other threads. A process without capabilities has nothing to
 /// give up.
+///
+/// # Errors
+///
+/// What the kernel says; no capability was given up then.
 pub fn drop_capabilities() -> io::Result<()> {
     let mut sets = rustix::thread::capabilities(None)?;
     let opening = CapabilitySet::NET_RAW | CapabilitySet::NET_ADMIN;
@@ -311,12 +320,6 @@ pub fn drop_capabilities() -> io::Result<()> {
     sets.inheritable.remove(opening);
     rustix::thread::set_capabilities(None, sets)?;
     Ok(())
-}
-
-/// Random words for secrets, from the system by way of the standard library's hash keys.
-fn random() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
 fn networks(path: Option<&Path>) -> Result<Networks, OpenError> {

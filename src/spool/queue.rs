@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::dir::Dir;
 use super::names::{age_key, is_sealed};
+use crate::random::random;
 
 /// Names longer than this are not ours: the longest legal prefix leaves room for stamp and index.
 const MAX_NAME: usize = 200;
@@ -77,6 +78,10 @@ impl Queue {
     /// The oldest `limit` segments behind `after` in the order, oldest first.
     ///
     /// Reads the whole directory; memory holds `limit` names.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be read.
     pub fn oldest(&self, after: Option<&str>, limit: usize) -> io::Result<Vec<Sealed>> {
         let mut oldest = BinaryHeap::new();
         self.dir.visit(is_uploadable, |name, len| {
@@ -93,6 +98,10 @@ impl Queue {
     }
 
     /// How much waits now.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be read.
     pub fn waiting(&self) -> io::Result<Waiting> {
         let mut waiting = Waiting::default();
         self.dir.visit(is_uploadable, |_, len| {
@@ -102,9 +111,13 @@ impl Queue {
         Ok(waiting)
     }
 
-    /// Opens a segment for reading. The length is the open file's; `NotFound` when the segment is gone.
+    /// Opens a segment for reading. The length is the open file's.
     ///
     /// While the file is open it is locked, so that `drop-oldest` passes over what is nearly delivered.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when the segment is gone, or is being dropped at this moment; else what the disk says.
     pub fn open_sealed(&self, sealed: &Sealed) -> io::Result<(File, u64)> {
         let file = self.dir.open_read(&sealed.name)?;
         if flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK) {
@@ -120,6 +133,10 @@ impl Queue {
     }
 
     /// Removes a segment for good.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when it is gone already; else it may come back after a power cut.
     pub fn remove(&self, sealed: &Sealed) -> io::Result<()> {
         self.dir.remove(&sealed.name)?;
         self.dir.sync()
@@ -156,12 +173,6 @@ impl Queue {
         self.dir.sync()?;
         Ok(fresh.to_owned())
     }
-}
-
-/// A random number, good enough for names and jitter, not for secrets.
-pub fn random() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    std::collections::hash_map::RandomState::new().build_hasher().finish()
 }
 
 /// True for a sealed segment whose name passes through a control connection.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Rooms from the ground up, as `src/lib.rs` lists them; rooms of one row may know each other.
 const ROWS: &[&[&str]] = &[
-    &["shutdown", "threads", "clock", "secret", "stats", "notify"],
+    &["shutdown", "threads", "clock", "secret", "random", "stats", "notify"],
     &["log"],
     &["fields"],
     &["schema", "line"],
@@ -110,6 +110,7 @@ const HOMES: &[(&str, &[&str])] = &[
     // The crates `log` and `tracing` know no other way.
     ("set_global_default(", &["log/bridge.rs"]),
     ("set_boxed_logger(", &["log/bridge.rs"]),
+    ("RandomState", &["random.rs"]),
     ("lazy_static", &[]),
     ("LazyLock", &[]),
     ("thread_local!", &[]),

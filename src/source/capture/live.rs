@@ -142,6 +142,9 @@ fn index_of(name: &str) -> Option<u32> {
 }
 
 /// The interface's flags as netdevice(7) has them, `None` when it does not exist.
+///
+/// `/sys/class/net` would need no `unsafe`, but it shows the network namespace in which it was mounted: after `nsenter -n` or
+/// `unshare -n` it tells of another interface of the same name.
 fn flags_of(name: &str) -> Option<libc::c_short> {
     let socket = socket(AddressFamily::UNIX, SocketType::DGRAM, None).ok()?;
     // SAFETY: zero is a right value of every field.
