@@ -87,7 +87,7 @@ fn collect(flags: Run) -> u8 {
     // Before every other thread: a thread can only give up its own capabilities.
     let source = source::open(&config, &stats, &log);
     let shutdown = signals(&log);
-    // After the signals: who has read a line may send one.
+    // After the handlers are in place: whoever sees a log line may send a signal at once.
     let progress = Progress::new(config.log.lang);
     let stderr = progress.stderr();
     let started_threads = spawn("log", move || writer.run(stderr)).and_then(|_| progress.watch(&stats, &log));

@@ -3,7 +3,7 @@
 //! [`Checker`] counts lines, sums packets and bytes by the header's columns, drops or keeps header lines, keeps or sets
 //! aside lines with a wrong column count, and rewrites time columns when asked. With the default settings it copies
 //! nothing: bytes in are bytes out. It goes through a batch by chunks of rows, and hands on each before it looks at the next, so
-//! that who packs it finds it in the core's own cache, and its fields found. It works on one batch, knows no other, and never
+//! that the packer finds both bytes and field edges still in cache. It works on one batch, knows no other, and never
 //! waits.
 
 use chrono::{DateTime, NaiveDateTime, Utc};

@@ -128,6 +128,10 @@ Exit codes:
   130/143  left at once on a second SIGINT or SIGTERM";
 
 /// Reads the command line (without the program's name) and, for flags not given, the environment.
+///
+/// # Errors
+///
+/// What to print instead of running, and the exit code: help and version are 0, an unknown flag or a wrong value is 2.
 pub fn parse(
     args: impl IntoIterator<Item = OsString>,
     environment: &dyn Fn(&str) -> Option<OsString>,

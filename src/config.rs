@@ -211,6 +211,10 @@ impl fmt::Display for Rejected {
 
 impl Config {
     /// Reads and checks the file that `inputs` names.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with the file, all at once; or why it cannot be read.
     pub fn load(inputs: &Inputs) -> Result<Self, Rejected> {
         let text = read_bounded(&inputs.path).map_err(|error| {
             let text = format!("cannot be read: {error}; give the pmacct.conf with -config");
@@ -222,6 +226,10 @@ impl Config {
     }
 
     /// Checks the bytes of a configuration file. Pure but for `read`, which reads the files that the configuration names.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong, all at once, each with its line and what would be right.
     pub fn check(text: &[u8], inputs: &Inputs, read: &dyn Fn(&Path) -> io::Result<Vec<u8>>) -> Result<Self, Rejected> {
         let text = pmacct::Text::read(text);
         let mut given = Given::new(&text, inputs);

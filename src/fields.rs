@@ -45,8 +45,8 @@ impl<'a> Field<'a> {
 
     /// The number it holds; 0 when that is no unsigned decimal number.
     ///
-    /// Up to eight digits are read as one word and added up in pairs, fours and eights: a loop over digits would end
-    /// unforeseen.
+    /// Up to eight digits are read as one word and added up in pairs, fours and eights: a loop over the digits would
+    /// mispredict its exit.
     #[inline]
     #[must_use]
     pub fn number(self) -> u64 {
@@ -192,7 +192,7 @@ impl Default for Scan {
 }
 
 impl Scan {
-    /// A scan for the processor it runs on.
+    /// A scan for the CPU it runs on.
     #[must_use]
     pub fn new() -> Self {
         Self { edges: Edges::new(Path::best()) }
@@ -264,7 +264,7 @@ fn find_wide(wide: Wide, bytes: &[u8], separator: u8, edges: &mut Edges) {
     find(wide, bytes, separator, edges);
 }
 
-/// The same.
+/// [`find`] for AVX-512.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi2")]
 fn find_wider(wider: Wider, bytes: &[u8], separator: u8, edges: &mut Edges) {

@@ -19,7 +19,7 @@ pub const BLOCK: usize = 1 << 20;
 /// only: 4 KiB of a [`BLOCK`].
 pub const ROOM_PART: usize = 256;
 
-/// A buffer of [`BLOCK`] bytes (tests take smaller ones); the pool's coin and so the measure of memory.
+/// A buffer of [`BLOCK`] bytes (tests take smaller ones); the unit of the pool: the number of blocks bounds memory.
 #[derive(Debug)]
 pub struct Block {
     bytes: Box<[u8]>,
@@ -97,7 +97,7 @@ pub struct Limits {
     pub seal_on_new_header: bool,
 }
 
-/// The state of the cutting. See the module's page.
+/// The state of the cutting; the module's page says what it promises.
 #[derive(Debug)]
 pub struct Batcher {
     limits: Limits,

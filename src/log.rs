@@ -303,7 +303,7 @@ fn write_patiently(out: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
     out.flush()
 }
 
-/// Pause before a non-blocking stderr is tried again: short for a reader, long for a processor.
+/// Pause before a non-blocking stderr is tried again: short for a person, long for a CPU.
 const RETRY: Duration = Duration::from_millis(20);
 
 #[cfg(test)]

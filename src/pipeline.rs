@@ -127,7 +127,11 @@ impl Patience {
 /// How much longer than its deadline the last pass is waited for; the contract allows a second in all.
 const GRACE: Duration = Duration::from_millis(300);
 
-/// Runs everything from the first byte to the last upload pass. Fails only when a thread cannot be made.
+/// Runs everything from the first byte to the last upload pass.
+///
+/// # Errors
+///
+/// Only when the system has no thread left. A stage that fails later is an [`Outcome`].
 pub fn run(parts: Parts) -> io::Result<Outcome> {
     let Parts { options, source, check, level, spool, upload, shutdown, stats, log } = parts;
     let (give_up, keep_trying) = bounded(0);

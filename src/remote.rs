@@ -54,6 +54,10 @@ pub trait Remote: Send + Sync {
     ///
     /// Called by an upload thread at the start of a pass and after any error. Returns by `deadline` plus one second at
     /// the latest, whatever the server does.
+    ///
+    /// # Errors
+    ///
+    /// The server cannot be reached in time, or refuses; nothing is left open.
     fn open(&self, deadline: Instant) -> Result<Box<dyn Session>, RemoteError>;
 
     /// From now on nothing may take longer than until `deadline`; attempts under way are cut then.
@@ -76,10 +80,18 @@ pub trait Session {
     /// `Err`: nothing is known; the session is spent and must be dropped. The attempt may be repeated with a fresh
     /// session: a put that in truth succeeded is recognised then by name and length.
     /// Returns by `deadline` plus one second at the latest.
+    ///
+    /// # Errors
+    ///
+    /// The connection broke, the server refused, or the time was over; see `Err` above.
     fn put(&mut self, upload: &Upload<'_>, deadline: Instant) -> Result<(), RemoteError>;
 
     /// Removes again what this session put last; nothing else can be named. For `processor check -connect` alone, whose test
     /// file must not stay. After `Err` the session is spent. Returns by `deadline` plus one second at the latest.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Session::put`]; the file may be there or not.
     fn take_back(&mut self, deadline: Instant) -> Result<(), RemoteError>;
 
     /// The levels of the target directory that opening had to make. For `processor check -connect` alone.

@@ -36,7 +36,11 @@ struct Latch {
 }
 
 impl Shutdown {
-    /// A latch that is not tripped. Fails only when the process has no descriptor left.
+    /// A latch that is not tripped.
+    ///
+    /// # Errors
+    ///
+    /// Only when the process has no descriptor left.
     pub fn new() -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let (open, closed) = bounded(0);

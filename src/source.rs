@@ -20,14 +20,25 @@ pub trait Sink {
     /// Room for the next bytes: at least [`MIN_SPACE`] bytes, to be filled from the front and then told by
     /// [`Sink::filled`]. This is the way without a copy, for a `read(2)`.
     ///
-    /// Waits when the memory budget is used up; `Err` when the pipeline has ended or, while there is no room, the stop
-    /// came.
+    /// Waits when the memory budget is used up.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] when the pipeline has ended or, while there is no room, the stop came.
     fn space(&mut self) -> Result<&mut [u8], Stopped>;
 
     /// Takes the first `len` bytes that were put into [`Sink::space`]. They need not end at a line's end.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] when the pipeline has ended; the bytes are lost then.
     fn filled(&mut self, len: usize, now: Instant) -> Result<(), Stopped>;
 
     /// Takes bytes that the source made itself, in order. They need not end at a line's end.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] when the pipeline has ended; what was taken before stays taken.
     fn lines(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Stopped> {
         while !bytes.is_empty() {
             let space = self.space()?;
@@ -40,6 +51,10 @@ pub trait Sink {
     }
 
     /// Lets the pipeline flush and rotate by time while no line comes. To be called when [`Sink::due`] has passed.
+    ///
+    /// # Errors
+    ///
+    /// [`Stopped`] when the pipeline has ended.
     fn tick(&mut self, now: Instant) -> Result<(), Stopped>;
 
     /// When the pipeline wants the next [`Sink::tick`] at the latest.
@@ -77,5 +92,9 @@ pub trait Source: Send {
     /// Feeds `sink` until the input ends or `stop` trips. Called once, on the thread `source`.
     ///
     /// After `Ok` every line taken from the input was given to the sink. After `Err` what was given stays given.
+    ///
+    /// # Errors
+    ///
+    /// The input failed; its text is for the operator.
     fn run(self: Box<Self>, sink: &mut dyn Sink, stop: &Shutdown) -> Result<SourceEnd, SourceError>;
 }

@@ -156,6 +156,10 @@ struct Torn {
 impl Spool {
     /// Takes the directory (made when missing), makes whole what an earlier life left open; once `shutdown` is tripped, the
     /// rest of that waits for the next start.
+    ///
+    /// # Errors
+    ///
+    /// Another processor has the directory, or it cannot be made, read or written.
     pub fn open(
         options: Options,
         header: HeaderMode,
@@ -218,7 +222,11 @@ impl Spool {
         self.dir.is_world_writable().unwrap_or(false)
     }
 
-    /// Appends one packed batch to the open segment, or to a new one. All of it or, on an error, nothing.
+    /// Appends one packed batch to the open segment, or to a new one.
+    ///
+    /// # Errors
+    ///
+    /// There is no room for a new segment, or the disk refused. Nothing counts as written; the same call may be made again.
     pub fn append(&mut self, packed: &Packed, now: Instant, wall: DateTime<Utc>) -> Result<(), Trouble> {
         if packed.piece.len > 0 {
             let segment = match self.open.take() {
@@ -235,7 +243,11 @@ impl Spool {
         Ok(())
     }
 
-    /// Seals the open segment, if there is one. On an error the next call goes on where this one failed.
+    /// Seals the open segment, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// The disk refused; the next call goes on where this one failed.
     pub fn seal(&mut self, now: Instant, wall: DateTime<Utc>) -> Result<(), Trouble> {
         let Some(segment) = &mut self.open else { return Ok(()) };
         let sealed = match segment.seal(&self.dir) {
@@ -415,6 +427,10 @@ impl Spool {
 }
 
 /// Whether a processor owns the data directory at `path`: its process id as the lock file tells.
+///
+/// # Errors
+///
+/// The lock file is there and cannot be read.
 pub fn owner(path: &Path) -> io::Result<Option<String>> {
     let file = match File::open(path.join(LOCK)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

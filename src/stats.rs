@@ -170,7 +170,7 @@ pub struct Stats {
     pub read: Flow,
     /// Appended to a segment (spool).
     pub written: Flow,
-    /// Set aside in `rejects/`, and header lines dropped by `processor_csv_header` (spool).
+    /// Set aside in `rejects/` (spool). Header lines that were dropped are in `header_lines`.
     pub rejected: Flow,
     /// Lines that had the wrong number of columns and passed, because `processor_bad_lines` is `keep` (pack).
     pub bad_lines: Number,

@@ -108,8 +108,11 @@ pub struct Status {
 }
 
 impl Status {
-    /// Starts the room's threads; `dir` is the locked data directory. Fails only when the system has no thread or descriptor
-    /// left: what cannot be listened on is said in the log and tried again.
+    /// Starts the room's threads; `dir` is the locked data directory. What cannot be listened on is said in the log and tried again.
+    ///
+    /// # Errors
+    ///
+    /// Only when the system has no thread or descriptor left.
     pub fn start(options: Options, dir: Dir, stats: &Arc<Stats>, log: &Log) -> io::Result<Self> {
         let stop = Shutdown::new()?;
         let path = dir.path().to_path_buf();

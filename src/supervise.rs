@@ -398,7 +398,7 @@ impl Turn<'_> {
         Some(now + pause)
     }
 
-    /// Turns the machine round. A later, more hurried wish only brings the deadline forward.
+    /// Switches the machine to stopping. A later, more hurried wish only brings the deadline forward.
     fn stop(&mut self, outcome: Outcome, within: Duration) {
         let by = self.now + within;
         self.state.phase = match self.state.phase {

@@ -23,7 +23,11 @@ pub enum NoResult {
     TooLate,
 }
 
-/// Starts the thread `name` (15 bytes show in process lists). Fails only when the system has no thread left.
+/// Starts the thread `name` (15 bytes show in process lists).
+///
+/// # Errors
+///
+/// Only when the system has no thread left.
 pub fn spawn<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> io::Result<Running<T>> {
     let (tell, done) = bounded(1);
     let body = move || {
@@ -41,6 +45,10 @@ impl<T> Running<T> {
     }
 
     /// The result, or why there is none by `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// [`NoResult`] says which.
     pub fn wait_until(&self, deadline: Instant) -> Result<T, NoResult> {
         self.done.recv_deadline(deadline).map_err(|error| match error {
             RecvTimeoutError::Disconnected => NoResult::Panicked,

@@ -1,4 +1,4 @@
-//! What is right and yet a trap: said by `processor check`, never by the log, because an operator may want it so.
+//! Valid settings that are probably mistakes: said by `processor check`, never by the log, because an operator may want it so.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Many bytes at a time: how far two places agree, and where separators stand.
 //!
-//! Promises: every width gives the same numbers, so nothing that is built on them depends on the processor. What is written for
+//! Promises: every width gives the same numbers, so nothing that is built on them depends on the CPU. What is written for
 //! any [`Lanes`] is inlined into one function for each width, which is compiled for the instructions that come with it; [`Path`]
 //! says which of them to call.
 
@@ -43,8 +43,8 @@ pub(crate) trait Lanes: Copy {
     fn spread(self, places: &mut [u32], count: usize, base: u32, marks: u64) -> usize {
         let found = marks.count_ones() as usize;
         let mut marks = marks;
-        // Ten are written whether there are as many or not: a loop over each would end unforeseen every time. More of 64 bytes
-        // of rows are rare.
+        // Always writes ten: a loop with a data-dependent exit mispredicts on every block. More than ten marks in 64 bytes of
+        // rows are rare.
         if let Some(room) = places.get_mut(count..).and_then(|room| room.first_chunk_mut::<10>()) {
             for place in room {
                 *place = base.wrapping_add(marks.trailing_zeros());
@@ -81,7 +81,7 @@ impl Path {
         Self::Words
     }
 
-    /// All that this processor can take.
+    /// All that this CPU can take.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
         let more = [Wide::detect().map(Self::Wide), Wider::detect().map(Self::Wider)];
@@ -198,7 +198,7 @@ pub(crate) struct Wide(());
 
 #[cfg(target_arch = "x86_64")]
 impl Wide {
-    /// `Some` when this processor has AVX2 and the bit instructions that came with it.
+    /// `Some` when this CPU has AVX2 and the bit instructions that came with it.
     pub(crate) fn detect() -> Option<Self> {
         let all = std::is_x86_feature_detected!("avx2")
             && std::is_x86_feature_detected!("bmi1")
@@ -276,7 +276,7 @@ pub(crate) struct Wider(Wide);
 
 #[cfg(target_arch = "x86_64")]
 impl Wider {
-    /// `Some` when this processor has AVX-512 as of Ice Lake or Zen 4. Older ones, which slow down for it, lack VBMI2.
+    /// `Some` when this CPU has AVX-512 as of Ice Lake or Zen 4. Older ones, which slow down for it, lack VBMI2.
     pub(crate) fn detect() -> Option<Self> {
         let all = std::is_x86_feature_detected!("avx512f")
             && std::is_x86_feature_detected!("avx512bw")

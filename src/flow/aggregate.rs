@@ -90,7 +90,11 @@ impl Primitive {
 pub struct Aggregate(u32);
 
 impl Aggregate {
-    /// Reads `src_host, dst_host, …` or `none`. The error is the name that is not known.
+    /// Reads `src_host, dst_host, …` or `none`.
+    ///
+    /// # Errors
+    ///
+    /// The name that is not known.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut set = Self::default();
         for name in text.split(',').map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty()) {

@@ -154,6 +154,10 @@ const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 
 /// Decodes one frame of which the capture kept `frame` and whose length on the wire was `wire_len` bytes.
+///
+/// # Errors
+///
+/// Why the frame makes no flow: it is not IP, or a header is cut off or contradicts itself.
 #[inline]
 pub fn decode(link_type: LinkType, frame: &[u8], wire_len: u32) -> Result<Packet, Reject> {
     // A capture file may claim a wire length below what it holds; the bytes at hand are the better witness.

@@ -10,7 +10,7 @@ use crate::flow::print::{self, Printer};
 /// About how many bytes are handed on at once: a window of millions of rows is never one piece in memory.
 pub const PIECE: usize = 64 * 1024;
 
-/// See the module.
+/// The windows and what is printed of them.
 #[derive(Debug)]
 pub struct Ledger {
     window: Window,
@@ -50,14 +50,21 @@ impl Ledger {
     }
 
     /// Prints what the window holds and begins another one at `second`, which may be before it: the clock was set back.
+    ///
+    /// # Errors
+    ///
+    /// Those of `emit`; the rest of the window stays unprinted.
     pub fn restart<E>(&mut self, second: u32, emit: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         self.print(emit)?;
         self.window.restart(second);
         Ok(())
     }
 
-    /// Adds a record. `emit` gets the lines of the window before, when the record belongs to a new one. An error of `emit` is
-    /// returned and leaves the rest of that window unprinted.
+    /// Adds a record. `emit` gets the lines of the window before, when the record belongs to a new one.
+    ///
+    /// # Errors
+    ///
+    /// Those of `emit`; the rest of the window before stays unprinted.
     pub fn record<E>(&mut self, record: &Record, emit: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         self.window.begin(record.ended);
         self.advance(record.ended, emit)?;
@@ -70,6 +77,10 @@ impl Ledger {
     }
 
     /// Prints the window if it is over at `second`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `emit`; the rest of the window stays unprinted.
     pub fn advance<E>(&mut self, second: u32, emit: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         if self.window.is_over(second) {
             self.print(emit)?;
@@ -79,6 +90,10 @@ impl Ledger {
     }
 
     /// Prints what the window holds: the capture has ended.
+    ///
+    /// # Errors
+    ///
+    /// Those of `emit`; the rest of the window stays unprinted.
     pub fn stop<E>(&mut self, emit: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         self.print(emit)
     }

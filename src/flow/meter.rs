@@ -89,7 +89,7 @@ pub struct Frame<'a> {
 /// Packets counted together; from the measurement in `benches/flow_table.rs`, where 16 and 64 do no better.
 const BATCH: usize = 32;
 
-/// See the module.
+/// Frames in, records out.
 #[derive(Debug)]
 pub struct Meter {
     link_fields: LinkFields,

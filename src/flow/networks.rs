@@ -58,6 +58,10 @@ fn masked(bits: u128, length: u8, width: u8) -> u128 {
 
 impl Networks {
     /// Reads the text of a file.
+    ///
+    /// # Errors
+    ///
+    /// The first line that is not a network.
     pub fn parse(text: &str) -> Result<Self, BadNetwork> {
         let mut networks = Self::default();
         for (index, text) in text.lines().enumerate() {

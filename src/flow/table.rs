@@ -169,7 +169,7 @@ impl Hashed {
     }
 }
 
-/// See the module.
+/// The flows that are under way.
 #[derive(Debug)]
 pub struct Table {
     options: Options,
@@ -365,8 +365,8 @@ impl Table {
         self.wheel.arm(&mut self.entries, at, deadline);
     }
 
-    /// Ends the flow that would end soonest. Flows met on the way whose end has moved are put where they belong, which
-    /// their packets have paid for.
+    /// Ends the flow that would end soonest. Entries whose deadline has moved are refiled on the way; the cost is amortised
+    /// over their packets.
     fn evict(&mut self, out: &mut impl FnMut(Record)) {
         while let Some(second) = self.wheel.next(u32::MAX) {
             let at = self.wheel.head(second);

@@ -12,7 +12,7 @@ use super::Said;
 const WINDOW: Duration = Duration::from_mins(1);
 
 /// Different faults that are watched at a time. More of them within one minute are said as they come: memory is bounded,
-/// and an operator with 256 different faults has other sorrows.
+/// and past 256 distinct faults a minute, summing up no longer helps.
 const WATCHED: usize = 256;
 
 #[derive(Debug, Default)]

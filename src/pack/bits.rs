@@ -16,8 +16,8 @@ pub(crate) struct Bits<'a> {
     room: &'a mut Room,
     at: usize,
     word: u64,
-    /// The bits in `word`, in the low six bits; what stands above them means nothing, so that [`Bits::add_entry`] need not
-    /// part a number of bits from the bits.
+    /// The bits in `word`, in the low six bits; what stands above them means nothing, which saves [`Bits::add_entry`] a
+    /// mask.
     held: u32,
 }
 

@@ -1,7 +1,7 @@
 //! The field-aware encoder: rows → deflate, as small as `gzip -6` or smaller, at several times its speed.
 //!
 //! Promises: what is written is standard deflate (RFC 1951) that any inflater turns back into exactly the input, for any
-//! input; the output is the same on every processor; work and memory are bounded, whatever the bytes are. It never makes a
+//! input; the output is the same on every CPU; work and memory are bounded, whatever the bytes are. It never makes a
 //! final block, never keeps a byte back, never looks at what a field means.
 //!
 //! # How deflate permits it
@@ -28,7 +28,7 @@
 //! * Of the candidates the one with the highest gain is taken: 4 bits a byte (a digit's literal costs 3.3 to 4) less 9 and
 //!   the bits of the distance. Candidates are compared by one vector each, without a branch, since none could be foreseen;
 //!   for the same reason 40 rows at a time are looked up column by column before the first match is taken of them
-//!   ([`rows`](super::rows)). All of it is compiled three times: for any processor, for AVX2, and for AVX-512, which takes a
+//!   ([`rows`](super::rows)). All of it is compiled three times: for any CPU, for AVX2, and for AVX-512, which takes a
 //!   twentieth less time than AVX2 ([`lanes`](crate::fields::lanes)).
 //! * The match is prolonged to the front over bytes that agree (the separator, the end of the field before). Where the match
 //!   before ends in this field, it gives its tail up if the new one brings 6 bytes more.
@@ -88,7 +88,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// An encoder for the processor it runs on.
+    /// An encoder for the CPU it runs on.
     #[must_use]
     pub fn new() -> Self {
         Self::on(Path::best())
@@ -118,7 +118,7 @@ impl Encoder {
         Self::on(Path::Words)
     }
 
-    /// One for each set of instructions that this processor knows, the portable one first. The output of all is the same.
+    /// One for each set of instructions that this CPU knows, the portable one first. The output of all is the same.
     pub fn all() -> impl Iterator<Item = Self> {
         Path::all().map(Self::on)
     }
@@ -264,7 +264,7 @@ fn block_wide(encoder: &mut Encoder, wide: Wide, from: usize, edges: Option<&Edg
     block(encoder, wide, from, edges, out);
 }
 
-/// The same.
+/// [`block`] for AVX-512.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512vbmi2")]
 fn block_wider(encoder: &mut Encoder, wider: Wider, from: usize, edges: Option<&Edges>, out: &mut Vec<u8>) {

@@ -140,8 +140,8 @@ pub(crate) struct Taken<'a> {
     count: usize,
 }
 
-/// How many fields every row has, if all have as many, and no more than columns are told apart. `rows` are the last fields of
-/// rows, `first` the first field of them all.
+/// The number of fields per row, if all rows agree and it is at most [`COLUMNS`]. `rows` are the rows' last fields, `first` is
+/// the first field of the first row.
 fn width(rows: &[u32], first: usize) -> Option<usize> {
     let width = (*rows.first()? as usize + 1 - first).min(COLUMNS + 1);
     let ends = (first + width..).step_by(width);
@@ -211,7 +211,7 @@ impl<L: Lanes> Parse<'_, L> {
             let old = std::mem::replace(&mut places[usize::from(*try_ as u16)], here);
             *try_ = u32::from(old.wrapping_sub(here));
         }
-        // Of its own, for the compiler makes vectors of it.
+        // A loop of its own, so that the compiler vectorises it.
         for try_ in &mut strip.tries[..rows * tries] {
             *try_ = price(*try_ as u16);
         }
@@ -341,7 +341,7 @@ impl<'a> Taken<'a> {
     /// Settles all fields of a strip. What is worth a match is found as bits, without a branch, since it could not be foreseen.
     #[inline(always)]
     fn all<const AMID: bool, L: Lanes>(&mut self, lanes: L, edges: &Fields, best: &[i32]) {
-        // Of its own, so that it stays in registers.
+        // A local copy, so that it stays in registers.
         let mut taken = Taken { matches: &mut *self.matches, ..*self };
         for (part, best) in best.as_chunks::<64>().0.iter().enumerate() {
             let mut left = lanes.reaching(best, WORTHWHILE);

@@ -7,7 +7,7 @@
 use super::filled;
 use crate::fields::lanes::word;
 
-/// Columns told apart; a longer row begins again at 0, which costs size, not truth.
+/// Columns with statistics of their own. Longer rows wrap around: larger output, still correct.
 pub(super) const COLUMNS: usize = 64;
 /// The ways of looking for an older field.
 pub(super) const WAYS: usize = 10;
@@ -27,8 +27,8 @@ const WATCHED: usize = 256;
 const AGAIN: usize = 256 * 1024;
 /// After so many bytes it is reviewed what they became: about a block.
 const REVIEWED: usize = 128 * 1024;
-/// The ways are chosen anew when bytes became larger than usual by a sixteenth. Rows that nfacctd prints change their kind, from
-/// pairs to single ones as flows end by age or by force, and choices of the other kind cost 12 %; rows of one kind differ by 1
+/// The ways are chosen anew when bytes became larger than usual by a sixteenth. nfacctd's output
+/// alternates between paired and single rows, as flows end by timeout or eviction, and choices for the other kind cost 12 %; rows of one kind differ by 1
 /// to 3 %. Choosing every 10,240 rows instead took 6 % longer and made nothing smaller.
 const OFF: usize = 16;
 /// The usual price is the least that was seen, and rises by this part at each review, so that after about four of them rows

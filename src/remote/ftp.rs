@@ -144,6 +144,10 @@ impl Ftp {
     ///
     /// `token` marks our temp names; it must belong to the data directory, stay the same over restarts, and consist of
     /// letters and digits.
+    ///
+    /// # Errors
+    ///
+    /// The trusted roots cannot be read, or the system has no thread left.
     pub fn new(options: Options, token: &str) -> Result<Self, SetupError> {
         let trust = match &options.tls {
             Tls::Off => None,

@@ -98,7 +98,11 @@ impl Shared {
 }
 
 impl Watchdog {
-    /// Starts the thread `ftp-watch`. Fails when the system has no thread left.
+    /// Starts the thread `ftp-watch`.
+    ///
+    /// # Errors
+    ///
+    /// Only when the system has no thread left.
     pub fn start() -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
@@ -157,7 +161,9 @@ impl Watch {
     /// Watches `socket` through a descriptor of its own. The connection stays open as long as the watch holds it, so a
     /// sender must shut it down for writing; closing its own descriptor does not end the stream.
     ///
-    /// Fails with `TimedOut` when the time is over already.
+    /// # Errors
+    ///
+    /// `TimedOut` when the time is over already; else the process has no descriptor left.
     pub fn add(&self, socket: &TcpStream) -> io::Result<()> {
         let socket = socket.try_clone()?;
         let mut state = self.shared.lock();

@@ -65,7 +65,11 @@ pub struct Form {
     pub prefix: String,
 }
 
-/// The columns of rows that are aggregated by these words, in pmacct's order. The error is the word that has no column here.
+/// The columns of rows that are aggregated by these words, in pmacct's order.
+///
+/// # Errors
+///
+/// The word that has no column here.
 pub fn columns(aggregate: &str, stitching: bool) -> Result<Vec<String>, String> {
     let words = aggregate.split(',').map(|word| word.trim().to_ascii_lowercase());
     let mut asked: Vec<String> = words.filter(|word| !word.is_empty() && word != "none").collect();

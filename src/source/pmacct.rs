@@ -112,6 +112,10 @@ fn told(path: &Path, findings: &[conf::Finding]) -> String {
 
 impl Plan {
     /// Checks the settings. Reads PATH and looks for the programs; starts and writes nothing.
+    ///
+    /// # Errors
+    ///
+    /// A program is missing, or the file cannot work; then with all findings.
     pub fn new(options: Options) -> Result<Self, PlanError> {
         let path = std::env::var("PATH").ok();
         let collector = place::find(Daemon::Collector, options.nfacctd_path.as_deref(), path.as_deref())?;

@@ -43,6 +43,10 @@ impl FdSource {
     }
 
     /// Standard input of the process.
+    ///
+    /// # Errors
+    ///
+    /// Standard input is closed, or the process has no descriptor left.
     pub fn stdin() -> io::Result<Self> {
         Ok(Self::new(io::stdin().as_fd().try_clone_to_owned()?, "standard input"))
     }
@@ -86,7 +90,7 @@ impl FdSource {
             if left == 0 && !(sink.has_partial_line() && self.is_readable_before(deadline)) {
                 return Ok(());
             }
-            // Past the first amount it reads byte by byte's worth of a line: no more than completes it soon.
+            // Once the pending bytes are read, at most MIN_SPACE a call: enough to finish the begun line.
             let limit = if left > 0 { left } else { super::MIN_SPACE };
             match self.read(sink, limit) {
                 Ok(0) | Err(ReadError::Stopped | ReadError::Os(Errno::AGAIN)) => return Ok(()),

@@ -30,6 +30,10 @@ pub struct Entry {
 
 impl Dir {
     /// Opens `path`, made with its parents (mode 0750) when missing.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made or opened, or something else has its name.
     pub fn open(path: &Path) -> io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path)?;
@@ -38,7 +42,11 @@ impl Dir {
         Ok(Self { fd, path: path.to_path_buf() })
     }
 
-    /// Opens the directory `name` in this one, made when missing; a symbolic link is an error.
+    /// Opens the directory `name` in this one, made when missing.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made or opened, or something else has its name, a symbolic link included.
     pub fn subdirectory(&self, name: &str) -> io::Result<Self> {
         match rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o750)) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -50,6 +58,10 @@ impl Dir {
     }
 
     /// A second descriptor of the same directory, for another thread.
+    ///
+    /// # Errors
+    ///
+    /// The process has no descriptor left.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self { fd: self.fd.try_clone()?, path: self.path.clone() })
     }
@@ -60,27 +72,47 @@ impl Dir {
     }
 
     /// Makes a file that must not exist yet, for reading and writing.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyExists` when the name is taken, by whatever it is; `StorageFull` and its like from the disk.
     pub fn create_new(&self, name: &str) -> io::Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(File::from(rustix::fs::openat(&self.fd, name, flags, FILE_MODE)?))
     }
 
     /// Opens a file for reading and writing, made when missing.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` when the name is not a regular file's; else what the disk says.
     pub fn open_or_create(&self, name: &str) -> io::Result<File> {
         self.open_regular(name, OFlags::RDWR | OFlags::CREATE)
     }
 
     /// Opens a file for appending, made when missing.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` when the name is not a regular file's; else what the disk says.
     pub fn open_append(&self, name: &str) -> io::Result<File> {
         self.open_regular(name, OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE)
     }
 
     /// Opens a file for reading.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when there is no such file, `InvalidInput` when it is not a regular one; else what the disk says.
     pub fn open_read(&self, name: &str) -> io::Result<File> {
         self.open_regular(name, OFlags::RDONLY)
     }
 
     /// Opens a file for reading and writing.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when there is no such file, `InvalidInput` when it is not a regular one; else what the disk says.
     pub fn open_write(&self, name: &str) -> io::Result<File> {
         self.open_regular(name, OFlags::RDWR)
     }
@@ -95,7 +127,11 @@ impl Dir {
         Ok(File::from(fd))
     }
 
-    /// Renames; fails with `AlreadyExists` rather than replace a file.
+    /// Renames; never replaces a file.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyExists` when `to` is taken, `NotFound` when `from` is gone; nothing was renamed then.
     pub fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
         match rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE) {
             // The file system does not know the flag (NFS, some FUSE): a hard link never replaces either.
@@ -110,16 +146,28 @@ impl Dir {
     }
 
     /// Renames, in the place of a file that has the name already.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when `from` is gone; nothing was renamed then.
     pub fn rename_over(&self, from: &str, to: &str) -> io::Result<()> {
         Ok(rustix::fs::renameat(&self.fd, from, &self.fd, to)?)
     }
 
     /// Removes a file.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when it is gone already.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())?)
     }
 
     /// Makes renames and removals durable.
+    ///
+    /// # Errors
+    ///
+    /// What the disk says; whether the renames and removals survive a power cut is not known then.
     pub fn sync(&self) -> io::Result<()> {
         match rustix::fs::fsync(&self.fd) {
             // Some file systems cannot sync a directory and need not.
@@ -129,17 +177,29 @@ impl Dir {
     }
 
     /// Bytes that the file system can still take from us.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says.
     pub fn free_bytes(&self) -> io::Result<u64> {
         let stat = rustix::fs::fstatvfs(&self.fd)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
     /// True when others than owner and group may write here.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says.
     pub fn is_world_writable(&self) -> io::Result<bool> {
         Ok(rustix::fs::fstat(&self.fd)?.st_mode & 0o002 != 0)
     }
 
     /// The regular files whose name `wanted` accepts, in no order. Names that are not UTF-8 are never ours.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be read.
     pub fn files(&self, wanted: impl Fn(&str) -> bool) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         self.visit(wanted, |name, len| entries.push(Entry { name: name.to_owned(), len }))?;
@@ -147,6 +207,10 @@ impl Dir {
     }
 
     /// As [`Self::files`], one after the other: name and length in bytes.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be read; what came before the error was given to `each`.
     pub fn visit(&self, wanted: impl Fn(&str) -> bool, mut each: impl FnMut(&str, u64)) -> io::Result<()> {
         for entry in rustix::fs::Dir::read_from(&self.fd)? {
             let entry = entry?;

@@ -37,6 +37,10 @@ pub struct Names {
 
 impl Names {
     /// Reads the counter. When it is missing or damaged, it goes on after the highest index in the directory.
+    ///
+    /// # Errors
+    ///
+    /// The counter cannot be read or written: to go on without it could bring a name back.
     pub fn open(dir: &Dir, prefix: &str, zone: Zone) -> io::Result<Self> {
         let counter = dir.open_or_create(COUNTER)?;
         let mut text = [0; COUNTER_LEN];
@@ -56,7 +60,11 @@ impl Names {
         Ok(names)
     }
 
-    /// A name that never was and never will be given out again, without ending. On an error nothing was given out.
+    /// A name that never was and never will be given out again, without ending.
+    ///
+    /// # Errors
+    ///
+    /// The counter cannot be written; nothing was given out.
     pub fn give(&mut self, at: DateTime<Utc>) -> io::Result<String> {
         self.store(self.next + 1)?;
         let name = format!("{}{}_{:03}", self.prefix, self.zone.file_stamp(at), self.next);

@@ -61,13 +61,21 @@ pub enum Finding {
     Foreign,
 }
 
-/// As [`examine_noting`], for who does not want to know how far it is.
+/// As [`examine_noting`], without progress reports.
+///
+/// # Errors
+///
+/// The file cannot be read.
 pub fn examine(file: &File) -> io::Result<Finding> {
     examine_noting(file, &mut |_| ())
 }
 
 /// Finds the end of the last complete piece; `note` gets the bytes done after each. Reads the file once; memory does not
 /// depend on its length.
+///
+/// # Errors
+///
+/// The file cannot be read.
 pub fn examine_noting(file: &File, note: &mut dyn FnMut(u64)) -> io::Result<Finding> {
     let len = file.metadata()?.len();
     let mut pieces = match Pieces::open(file, len)? {
@@ -89,6 +97,10 @@ pub fn examine_noting(file: &File, note: &mut dyn FnMut(u64)) -> io::Result<Find
 
 /// Makes the file whole in place as [`examine`] found. May be repeated after an error or a crash at any point: until
 /// the last byte of the trailer is there, the file is as torn as before.
+///
+/// # Errors
+///
+/// The file cannot be written; the call may be made again.
 pub fn cut(file: &File, end: u64, trailer: &[u8; 10]) -> io::Result<()> {
     file.set_len(end)?;
     file.write_all_at(trailer, end)?;
@@ -275,6 +287,10 @@ impl Read for At<'_> {
 }
 
 /// Copies what `torn` unpacks to, up to its last complete line, into the empty file `whole` as one gzip member, synced.
+///
+/// # Errors
+///
+/// `whole` cannot be written. What cannot be read of `torn` is no error: it is where the copy ends.
 pub fn repack(torn: &File, whole: &File) -> io::Result<Salvaged> {
     let len = torn.metadata()?.len();
     let mut from = unpacked(torn, len)?;

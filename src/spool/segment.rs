@@ -70,7 +70,11 @@ pub struct Sealed {
 }
 
 impl Segment {
-    /// Makes `name.part` with its gzip header. On an error nothing is left behind.
+    /// Makes `name.part` with its gzip header.
+    ///
+    /// # Errors
+    ///
+    /// What the disk says; nothing is left behind, and the name is spent.
     pub fn create(dir: &Dir, name: String, now: Instant) -> io::Result<Self> {
         let part = format!("{name}{PART}");
         let file = dir.create_new(&part)?;
@@ -85,7 +89,11 @@ impl Segment {
         Ok(Self { part, name, file, offset, raw: Hasher::new(), raw_bytes: 0, stored, opened: now, step: Step::Close })
     }
 
-    /// Appends one piece. On an error nothing counts as written; the same call may be made again.
+    /// Appends one piece.
+    ///
+    /// # Errors
+    ///
+    /// What the disk says. Nothing counts as written; the same call may be made again.
     pub fn append(&mut self, piece: &Piece) -> io::Result<()> {
         self.file.write_all_at(&piece.deflate, self.offset)?;
         self.offset += piece.deflate.len() as u64;
@@ -121,8 +129,11 @@ impl Segment {
         self.raw_bytes == 0
     }
 
-    /// Closes the member, syncs, renames to the final name, syncs the directory. On an error the same call goes on
-    /// where it failed. After `Ok` the segment survives a power cut under its final name.
+    /// Closes the member, syncs, renames to the final name, syncs the directory.  After `Ok` the segment survives a power cut under its final name.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyExists` when the final name is taken; else what the disk says. The same call goes on where it failed.
     pub fn seal(&mut self, dir: &Dir) -> io::Result<Sealed> {
         let sealed = format!("{}{SEALED}", self.name);
         loop {

@@ -11,8 +11,10 @@ const MOST: u64 = 4 << 20;
 
 /// Asks the processor of the data directory `dir` for `path`: status and body of its answer.
 ///
-/// Errors: `NotFound` and `ConnectionRefused` when none runs there, `TimedOut` or `WouldBlock` when it does not answer
-/// within `limit`.
+/// # Errors
+///
+/// `NotFound` and `ConnectionRefused` when none runs there, `TimedOut` or `WouldBlock` when it does not answer within
+/// `limit`.
 pub fn get(dir: &Path, path: &str, limit: Duration) -> io::Result<(u16, String)> {
     let deadline = Instant::now() + limit;
     let mut stream = serve::connect(dir)?;

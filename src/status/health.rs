@@ -28,7 +28,7 @@ pub struct Upload {
     pub since_success: Duration,
 }
 
-/// One thing that must be so.
+/// One readiness check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
     /// Its stable name.

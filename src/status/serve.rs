@@ -43,6 +43,10 @@ pub enum Listener {
 
 impl Listener {
     /// Listens on an address.
+    ///
+    /// # Errors
+    ///
+    /// The address is not this machine's, or taken.
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
@@ -51,6 +55,10 @@ impl Listener {
 
     /// Listens on [`SOCKET`] in `dir`, which is locked by us, in the place of the socket of an earlier life. Only the user
     /// that runs the program may connect.
+    ///
+    /// # Errors
+    ///
+    /// `AddrInUse` when something that is not a socket has its name; else why the socket cannot be made.
     pub fn unix(dir: &Path) -> io::Result<Self> {
         remove_socket(dir)?;
         let place = Place::of(dir)?;
@@ -89,6 +97,10 @@ impl AsFd for Listener {
 }
 
 /// Removes [`SOCKET`] from `dir`; anything else of that name stays, and binding fails.
+///
+/// # Errors
+///
+/// It is there and cannot be removed.
 pub fn remove_socket(dir: &Path) -> io::Result<()> {
     let path = dir.join(SOCKET);
     match rustix::fs::lstat(&path) {
@@ -117,6 +129,10 @@ impl Place {
 }
 
 /// Connects to the socket in `dir`.
+///
+/// # Errors
+///
+/// `NotFound` and `ConnectionRefused` when no processor runs there.
 pub fn connect(dir: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(Place::of(dir)?.path)
 }

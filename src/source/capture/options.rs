@@ -126,6 +126,10 @@ impl Options {
 
     /// Reads the keys in the order of the file; the last of a key counts, and one for a plugin by name counts more than one for
     /// all. Returns the keys that capture does not use beside the settings.
+    ///
+    /// # Errors
+    ///
+    /// Every key that is wrong, all at once.
     pub fn from_keys(keys: &[Key]) -> Result<(Self, Vec<Key>), Vec<KeyError>> {
         let mut reader = Reader::default();
         let plugins = plugin_names(keys);

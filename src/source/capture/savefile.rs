@@ -206,6 +206,10 @@ impl Savefile {
     }
 
     /// The next frame, or `None` when more bytes are needed for it. After an error there is nothing more to read.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are not those of a capture file from here on.
     #[inline]
     pub fn frame(&mut self) -> Result<Option<Captured<'_>>, FormatError> {
         loop {

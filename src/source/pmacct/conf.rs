@@ -685,7 +685,8 @@ fn loopback_like(receiver: Option<&Entry>) -> IpAddr {
     receiver.and_then(|entry| host_of(&entry.value).parse().ok()).unwrap_or(Ipv4Addr::LOCALHOST.into())
 }
 
-/// Whether records for `receiver` arrive at `listen`. A receiver that is a host name is not looked up and gets the benefit.
+/// Whether records for `receiver` arrive at `listen`. A receiver that is a host name is not looked up and gets the benefit
+/// of the doubt.
 fn reaches(receiver: &str, port: Option<u16>, listen: SocketAddr) -> bool {
     let same_port = port.is_none_or(|port| port == listen.port());
     let same_host =

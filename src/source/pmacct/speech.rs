@@ -253,7 +253,7 @@ fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
 }
 
 /// Whether this version of the daemons prints old times when a flow comes back in a later window: all before 1.7.8.
-/// An unreadable version is given the benefit.
+/// An unreadable version gets the benefit of the doubt.
 pub fn has_stale_stamps(version: &str) -> bool {
     let mut parts = version.split('.').map(str::parse::<u32>);
     let mut next = || parts.next().and_then(Result::ok);
