@@ -79,7 +79,7 @@ fn capture_file(packets: u64, flows: u64) -> Vec<u8> {
 }
 
 fn meter(max_flows: usize) -> Meter {
-    let table = table::Options { timeouts: Timeouts::default(), max_flows, keyed_by_link: false, secret: secret() };
+    let table = table::Options { timeouts: Timeouts::default(), max_flows, by_link: false, secret: secret() };
     Meter::new(meter::Options { table, link_fields: meter::LinkFields::default(), sampling: 1, sampling_seed: 1 })
 }
 

@@ -22,37 +22,45 @@ pub mod networks;
 pub mod print;
 pub mod table;
 
-/// A time on the packets' clock: microseconds since 1970-01-01 UTC. Nanoseconds of a capture file are cut off.
+/// A time on the packets' clock: microseconds since 1970-01-01 UTC, before it below 0. Nanoseconds of a capture file are cut
+/// off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Stamp(pub(crate) u64);
+pub struct Stamp(pub(crate) i64);
 
 impl Stamp {
-    /// The last stamp there is: the flow table counts seconds in 32 bits, to the year 2106.
-    pub const MAX: Self = Self(u32::MAX as u64 * 1_000_000 + 999_999);
+    /// The first stamp there is, 0000-01-02: all years are written with four digits, in every zone.
+    pub const MIN: Self = Self(-62_167_132_800 * 1_000_000);
 
-    /// From microseconds; what lies beyond [`Stamp::MAX`] is taken for [`Stamp::MAX`].
-    pub fn from_micros(micros: u64) -> Self {
-        Self(micros).min(Self::MAX)
+    /// The last stamp there is, in the last second of 9999-12-30.
+    pub const MAX: Self = Self(253_402_214_399 * 1_000_000 + 999_999);
+
+    /// From microseconds; what lies beyond [`Stamp::MIN`] or [`Stamp::MAX`] is taken for it.
+    #[inline]
+    pub fn from_micros(micros: i64) -> Self {
+        Self(micros).clamp(Self::MIN, Self::MAX)
     }
 
     /// From whole seconds and microseconds of a second (a larger `micros` carries over).
-    pub fn new(secs: u64, micros: u32) -> Self {
-        Self::from_micros(secs.saturating_mul(1_000_000).saturating_add(u64::from(micros)))
+    #[inline]
+    pub fn new(secs: i64, micros: u32) -> Self {
+        Self::from_micros(secs.saturating_mul(1_000_000).saturating_add(i64::from(micros)))
     }
 
     /// Microseconds since 1970.
-    pub fn micros(self) -> u64 {
+    pub fn micros(self) -> i64 {
         self.0
     }
 
-    /// Whole seconds since 1970.
-    pub fn secs(self) -> u32 {
-        (self.0 / 1_000_000) as u32
+    /// Whole seconds since 1970, rounded down.
+    #[inline]
+    pub fn secs(self) -> i64 {
+        self.0.div_euclid(1_000_000)
     }
 
     /// Microseconds of the second.
+    #[inline]
     pub fn subsec_micros(self) -> u32 {
-        (self.0 % 1_000_000) as u32
+        self.0.rem_euclid(1_000_000) as u32
     }
 }
 
@@ -163,7 +171,8 @@ impl Key {
     }
 }
 
-/// What the headers below IP say, and where the packet came in. Part of the flow key only as far as `aggregate` asks.
+/// What the headers below IP say, and where the packet came in. Counted apart only as far as `aggregate` asks; never part of
+/// the flow key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Link {
     /// Source MAC address; zero where the link has none.
@@ -185,12 +194,6 @@ impl Link {
         let mac = |m: [u8; 6]| u64::from_be_bytes([0, 0, m[0], m[1], m[2], m[3], m[4], m[5]]);
         let rest = u64::from(self.iface) << 32 | u64::from(self.vlan) << 8 | u64::from(self.cos);
         [mac(self.src_mac), mac(self.dst_mac), rest]
-    }
-
-    /// Seen from the other direction: the MAC addresses change places.
-    #[must_use]
-    pub fn reversed(self) -> Self {
-        Self { src_mac: self.dst_mac, dst_mac: self.src_mac, ..self }
     }
 }
 
@@ -237,7 +240,7 @@ pub struct Record {
     /// What was seen.
     pub sum: Burst,
     /// The second (since 1970, packets' clock) in which it ended; decides the window it is printed in.
-    pub ended: u32,
+    pub ended: i64,
     /// Why it ended.
     pub reason: EndReason,
 }
@@ -268,7 +271,9 @@ mod tests {
         let stamp = Stamp::new(1_700_000_000, 123_456);
         assert_eq!((stamp.secs(), stamp.subsec_micros()), (1_700_000_000, 123_456));
         assert_eq!(Stamp::new(1, 1_500_000), Stamp::from_micros(2_500_000));
-        assert_eq!(Stamp::new(u64::MAX, 0), Stamp::MAX);
+        assert_eq!((Stamp::new(i64::MAX, 0), Stamp::new(i64::MIN, 0)), (Stamp::MAX, Stamp::MIN));
+        let before = Stamp::from_micros(-1);
+        assert_eq!((before.secs(), before.subsec_micros()), (-1, 999_999));
     }
 
     #[test]

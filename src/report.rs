@@ -20,8 +20,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::clock::{self, Zone};
+use crate::flow::decode::Reject;
 use crate::log::{Event, Log};
-use crate::stats::Stats;
+use crate::stats::{Capture, Number, Stats};
 
 mod file;
 mod post;
@@ -118,6 +119,58 @@ pub struct Counters {
     pub sequence_gaps: u64,
     /// Windows that `nfacctd` threw away.
     pub lost_windows: u64,
+    /// What embedded capture tells beside `captured_packets` and `capture_drops`; `None` with another source.
+    pub capture: Option<Captured>,
+}
+
+/// What became of captured packets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Captured {
+    /// Packets counted in flows.
+    pub counted: u64,
+    /// Packets not counted, by the index of the decoder's reason.
+    pub uncounted: [u64; Capture::REASONS],
+    /// Packets that the filter left out of files.
+    pub filtered: u64,
+    /// Packets passed over by sampling.
+    pub unsampled: u64,
+    /// Rows printed.
+    pub rows: u64,
+    /// Flows ended early because a table was full.
+    pub evicted_flows: u64,
+    /// Capture files read, or tried.
+    pub files: u64,
+    /// Those that could not be read to their end.
+    pub failed_files: u64,
+}
+
+impl Captured {
+    fn of(capture: &Capture) -> Self {
+        Self {
+            counted: capture.decoded.get(),
+            uncounted: capture.rejected.each_ref().map(Number::get),
+            filtered: capture.filtered.get(),
+            unsampled: capture.passed_over.get(),
+            rows: capture.rows.get(),
+            evicted_flows: capture.evicted.get(),
+            files: capture.files.get(),
+            failed_files: capture.failed_files.get(),
+        }
+    }
+
+    fn json(&self) -> String {
+        let uncounted = Reject::ALL.map(|why| format!(r#""{}":{}"#, why.name(), self.uncounted[why.index()])).join(",");
+        let numbers = [
+            ("filtered", self.filtered),
+            ("unsampled", self.unsampled),
+            ("rows", self.rows),
+            ("evictedFlows", self.evicted_flows),
+            ("files", self.files),
+            ("failedFiles", self.failed_files),
+        ];
+        let numbers = numbers.map(|(name, number)| format!(r#""{name}":{number}"#)).join(",");
+        format!(r#"{{"counted":{},"uncounted":{{{uncounted}}},{numbers}}}"#, self.counted)
+    }
 }
 
 impl Counters {
@@ -144,6 +197,7 @@ impl Counters {
             datagram_drops: chain.datagram_drops.get(),
             sequence_gaps: chain.sequence_gaps.get(),
             lost_windows: chain.windows_lost.get(),
+            capture: capture.map(|capture| Captured::of(capture)),
         }
     }
 }
@@ -218,6 +272,7 @@ impl Report {
             ("lostWindows", now.lost_windows),
         ];
         members.extend(ours.map(|(name, number)| format!(r#""{name}":{number}"#)));
+        members.extend(now.capture.map(|capture| format!(r#""capture":{}"#, capture.json())));
         format!("{{{}}}", members.join(","))
     }
 }

@@ -295,6 +295,20 @@ pub struct Capture {
     pub rows: Number,
     /// Windows printed early because they were full.
     pub split_windows: Number,
+    /// Frames of files that `pcap_filter` left out. On an interface the kernel filters, and does not count.
+    pub filtered: Number,
+    /// Frames whose stamps were before the year 0 or after 9999.
+    pub stamps_beyond: Number,
+    /// Capture files read, or tried.
+    pub files: Number,
+    /// Those that could not be read, or not to their end.
+    pub failed_files: Number,
+    /// Interfaces that are captured (gauge); 0 when files are.
+    pub interfaces: Number,
+    /// Those of them that are not there or down now (gauge).
+    pub interfaces_away: Number,
+    /// Times that an interface went away.
+    pub interface_losses: Number,
 }
 
 impl Capture {

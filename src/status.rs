@@ -267,6 +267,7 @@ impl Desk {
         Facts {
             source_runs: stats.source_runs.get() > 0,
             spool_full: stats.spool_full.get() > 0,
+            interfaces_away: stats.capture.get().map_or(0, |capture| capture.interfaces_away.get()),
             spool_failing: stats.spool_failing.get() > 0,
             waiting,
             oldest: self.look.disk().oldest_age(waiting, epoch),

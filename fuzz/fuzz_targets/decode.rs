@@ -16,7 +16,6 @@ use processor::flow::table::{self, Timeouts};
 use processor::flow::{Record, Stamp, print};
 use processor::source::capture::savefile::Savefile;
 
-const LINK_TYPES: [u32; 7] = [1, 113, 276, 101, 0, 108, 7];
 
 /// Small tables and windows, so that few bytes reach eviction and early printing.
 fn rooms(choice: u8) -> (Meter, Ledger) {
@@ -32,7 +31,7 @@ fn rooms(choice: u8) -> (Meter, Ledger) {
     let aggregate = Aggregate::parse(text[usize::from(choice) % text.len()]).expect("known primitives");
     let timeouts = Timeouts { tcp: 5, tcp_rst: 1, tcp_fin: 2, udp: 3, icmp: 2, general: 4, maxlife: u32::from(choice) };
     let max_flows = 1 + usize::from(choice >> 4);
-    let table = table::Options { timeouts, max_flows, keyed_by_link: false, secret: secret() };
+    let table = table::Options { timeouts, max_flows, by_link: false, secret: secret() };
     let meter =
         Meter::new(meter::Options { table, link_fields: aggregate.link_fields(), sampling: 1, sampling_seed: 1 });
     let window = aggregate::Options {
@@ -74,12 +73,15 @@ fuzz_target!(|input: &[u8]| {
     } else {
         // Frames one after the other: a step of time, a length, the bytes.
         let mut rest = bytes;
-        let mut secs = 1_700_000_000u64;
+        let mut secs = 1_700_000_000i64;
         while let Some(([step, len], after)) = rest.split_first_chunk::<2>() {
             let (frame, next) = after.split_at(after.len().min(usize::from(*len)));
             rest = next;
-            secs = (secs + u64::from(step >> 4)).saturating_sub(u64::from(step & 3));
-            let link_type = LinkType::from_number(LINK_TYPES[usize::from(*kind) % LINK_TYPES.len()]);
+            secs += i64::from(step >> 4) - i64::from(step & 3);
+            let link_type = match usize::from(*kind) % (LinkType::NUMBERS.len() + 1) {
+                0 => None,
+                n => Some(LinkType::NUMBERS[n - 1].1),
+            };
             let frame =
                 Frame { link_type, stamp: Stamp::new(secs, 0), wire_len: frame.len() as u32, iface: 0, bytes: frame };
             meter.frame(&frame, &mut out);

@@ -28,7 +28,10 @@ pub(super) fn open(config: &Config, stats: &Arc<Stats>, log: &Log) -> Result<Box
 /// What is wrong with the keys that the configured source reads, one a line; empty when nothing is.
 pub(super) fn problems(config: &Config) -> Vec<String> {
     match config.source {
-        SourceKind::Capture => capture_options(config).err().unwrap_or_default(),
+        SourceKind::Capture => match capture_options(config) {
+            Ok((options, _)) => Capture::problems(&options).err().map(|error| error.to_string()).into_iter().collect(),
+            Err(problems) => problems,
+        },
         SourceKind::Pmacct => plan(config).err().map(|error| error.to_string()).into_iter().collect(),
         SourceKind::Stdin => Vec::new(),
     }
@@ -38,7 +41,10 @@ pub(super) fn problems(config: &Config) -> Vec<String> {
 pub(super) fn describe(config: &Config) -> String {
     match config.source {
         SourceKind::Pmacct => plan(config).map(|plan| plan.describe()).unwrap_or_default(),
-        SourceKind::Stdin | SourceKind::Capture => String::new(),
+        SourceKind::Capture => {
+            capture_options(config).map_or_else(|_| String::new(), |(_, unused)| unused_keys(&unused))
+        }
+        SourceKind::Stdin => String::new(),
     }
 }
 
@@ -92,15 +98,38 @@ pub(super) fn try_open(config: &Config, say: &mut dyn FnMut(&str)) -> bool {
 
 fn open_capture(config: &Config, stats: &Stats, log: &Log) -> Result<Box<dyn Source>, Failure> {
     let (options, unused) = capture_options(config).map_err(|problems| misused(&problems.join("\n")))?;
+    let [ignored, unused] = by_weight(&unused);
+    if !ignored.is_empty() {
+        log.event(Event::CaptureIgnoredKeys { path: config.path.clone(), keys: ignored });
+    }
     if !unused.is_empty() {
-        let keys: Vec<&str> = unused.iter().map(|key| key.key.as_str()).collect();
-        log.event(Event::CaptureUnusedKeys { path: config.path.clone(), keys: keys.join(", ") });
+        log.event(Event::CaptureUnusedKeys { path: config.path.clone(), keys: unused });
     }
     let capture = Capture::open(options, log.clone()).map_err(|error| misused(&error.to_string()))?;
     // Set once, here: there is one source.
     let _ = stats.capture.set(Arc::clone(&capture.counters()));
     capture::drop_capabilities().map_err(|error| Failure::new("source", error))?;
     Ok(Box::new(capture))
+}
+
+/// The names of those keys that would change what is counted, then those of the others.
+fn by_weight(unused: &[capture::Key]) -> [String; 2] {
+    [true, false].map(|changes| {
+        let keys = unused.iter().filter(|key| key.changes_counts() == changes);
+        keys.map(|key| key.key.as_str()).collect::<Vec<_>>().join(", ")
+    })
+}
+
+/// For `processor check`: keys that are not used although they would change what is counted.
+fn unused_keys(unused: &[capture::Key]) -> String {
+    match by_weight(unused) {
+        [ignored, _] if ignored.is_empty() => ignored,
+        [ignored, _] => {
+            format!(
+                "warning: these keys change what pmacct counts and are not used by capture, so the rows differ: {ignored}\n"
+            )
+        }
+    }
 }
 
 type CaptureKeys = (capture::Options, Vec<capture::Key>);

@@ -166,8 +166,8 @@ impl Wide {
             self.dst_net.high,
             self.dst_net.low,
             u64::from(self.src_mask) << 8 | u64::from(self.dst_mask),
-            self.start.micros(),
-            self.end.micros(),
+            self.start.micros().cast_unsigned(),
+            self.end.micros().cast_unsigned(),
         ]
     }
 }
@@ -217,7 +217,7 @@ pub struct Window {
     wide: Vec<Wide>,
     index: HashTable<(u32, u32)>,
     /// The first second of the next window, once a record or [`Window::begin`] has set it.
-    end: Option<u32>,
+    end: Option<i64>,
 }
 
 impl Window {
@@ -233,25 +233,25 @@ impl Window {
     }
 
     /// Begins the first window at `second`, unless one has begun.
-    pub fn begin(&mut self, second: u32) {
-        self.end.get_or_insert(second.saturating_add(self.options.seconds));
+    pub fn begin(&mut self, second: i64) {
+        self.end.get_or_insert(second + i64::from(self.options.seconds));
     }
 
     /// Begins a window at `second`, whatever the current one is; the rows stay.
-    pub fn restart(&mut self, second: u32) {
-        self.end = Some(second.saturating_add(self.options.seconds));
+    pub fn restart(&mut self, second: i64) {
+        self.end = Some(second + i64::from(self.options.seconds));
     }
 
     /// True when `second` lies beyond the window: print the rows, [`Window::clear`], [`Window::roll`], then go on.
-    pub fn is_over(&self, second: u32) -> bool {
+    pub fn is_over(&self, second: i64) -> bool {
         self.end.is_some_and(|end| second >= end)
     }
 
     /// Makes the window that contains `second` the current one.
-    pub fn roll(&mut self, second: u32) {
+    pub fn roll(&mut self, second: i64) {
         if let Some(end) = self.end.filter(|end| second >= *end) {
-            let windows = (second - end) / self.options.seconds + 1;
-            self.end = Some(end.saturating_add(windows.saturating_mul(self.options.seconds)));
+            let seconds = i64::from(self.options.seconds);
+            self.end = Some(end + ((second - end) / seconds + 1) * seconds);
         }
     }
 

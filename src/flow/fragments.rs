@@ -39,7 +39,14 @@ impl Datagram {
 
 /// What is known of a datagram.
 #[derive(Debug)]
-enum Known {
+struct Known {
+    what: What,
+    /// The second in which it is forgotten.
+    due: i64,
+}
+
+#[derive(Debug)]
+enum What {
     /// The first fragment came: this is everyone's key.
     Key(Key),
     /// It has not: the sum of the fragments so far, with ports 0.
@@ -50,8 +57,9 @@ enum Known {
 #[derive(Debug, Default)]
 pub struct Fragments {
     known: HashMap<Datagram, Known>,
-    /// In the order of arrival, with the second in which each is forgotten. An entry here has one in `known`.
-    order: VecDeque<(u32, Datagram)>,
+    /// In the order of arrival, with the second in which each is looked at: it is forgotten then, unless its identification was
+    /// used again. An entry here has one in `known`.
+    order: VecDeque<(i64, Datagram)>,
 }
 
 impl Fragments {
@@ -68,26 +76,26 @@ impl Fragments {
     /// Takes one packet and gives to `count` what can be counted now: the packet with its ports, held fragments that it
     /// released, or one that made room. A packet that is not given now is given by a later call or by
     /// [`Fragments::expire`] or [`Fragments::release`].
-    pub fn take(&mut self, fragment: Fragment, mut burst: Burst, now: u32, mut count: impl FnMut(Burst)) {
+    pub fn take(&mut self, fragment: Fragment, mut burst: Burst, now: i64, mut count: impl FnMut(Burst)) {
         match fragment {
             Fragment::No => count(burst),
             Fragment::First(id) => {
                 let datagram = Datagram::of(&burst, id);
-                if let Some(Known::Held(held)) = self.insert(datagram, Known::Key(burst.key), now, &mut count) {
+                if let Some(What::Held(held)) = self.insert(datagram, What::Key(burst.key), now, &mut count) {
                     count(Burst { key: burst.key, ..held });
                 }
                 count(burst);
             }
             Fragment::Later(id) => {
                 let datagram = Datagram::of(&burst, id);
-                match self.known.get_mut(&datagram) {
-                    Some(Known::Key(key)) => {
+                match self.known.get_mut(&datagram).map(|known| &mut known.what) {
+                    Some(What::Key(key)) => {
                         burst.key = *key;
                         count(burst);
                     }
-                    Some(Known::Held(held)) => add(held, &burst),
+                    Some(What::Held(held)) => add(held, &burst),
                     None => {
-                        self.insert(datagram, Known::Held(burst), now, &mut count);
+                        self.insert(datagram, What::Held(burst), now, &mut count);
                     }
                 }
             }
@@ -95,34 +103,40 @@ impl Fragments {
     }
 
     /// Forgets datagrams whose time is over at the second `now`; held fragments go to `count` with ports 0.
-    pub fn expire(&mut self, now: u32, mut count: impl FnMut(Burst)) {
-        while self.order.front().is_some_and(|(due, _)| *due <= now) {
-            self.forget_oldest(&mut count);
+    pub fn expire(&mut self, now: i64, mut count: impl FnMut(Burst)) {
+        while let Some((due, datagram)) = self.order.front().copied().filter(|(due, _)| *due <= now) {
+            self.order.pop_front();
+            match self.known.get(&datagram) {
+                Some(known) if known.due > due => self.order.push_back((known.due, datagram)),
+                _ => self.forget(&datagram, &mut count),
+            }
         }
     }
 
     /// Gives all held fragments to `count` with ports 0: the capture has ended.
     pub fn release(&mut self, mut count: impl FnMut(Burst)) {
-        while !self.order.is_empty() {
-            self.forget_oldest(&mut count);
+        while let Some((_, datagram)) = self.order.pop_front() {
+            self.forget(&datagram, &mut count);
         }
     }
 
-    /// Puts `known` in and returns what it replaces; a new datagram may push out the oldest.
-    fn insert(&mut self, datagram: Datagram, known: Known, now: u32, count: &mut impl FnMut(Burst)) -> Option<Known> {
-        let replaced = self.known.insert(datagram, known);
+    /// Puts `what` in and returns what it replaces; a new datagram may push out the oldest.
+    fn insert(&mut self, datagram: Datagram, what: What, now: i64, count: &mut impl FnMut(Burst)) -> Option<What> {
+        let due = now + i64::from(TIMEOUT_SECS);
+        let replaced = self.known.insert(datagram, Known { what, due });
         if replaced.is_none() {
-            self.order.push_back((now.saturating_add(TIMEOUT_SECS), datagram));
-            if self.order.len() > MAX_DATAGRAMS {
-                self.forget_oldest(count);
+            self.order.push_back((due, datagram));
+            if self.order.len() > MAX_DATAGRAMS
+                && let Some((_, oldest)) = self.order.pop_front()
+            {
+                self.forget(&oldest, count);
             }
         }
-        replaced
+        replaced.map(|known| known.what)
     }
 
-    fn forget_oldest(&mut self, count: &mut impl FnMut(Burst)) {
-        let Some((_, datagram)) = self.order.pop_front() else { return };
-        if let Some(Known::Held(held)) = self.known.remove(&datagram) {
+    fn forget(&mut self, datagram: &Datagram, count: &mut impl FnMut(Burst)) {
+        if let Some(Known { what: What::Held(held), .. }) = self.known.remove(datagram) {
             count(held);
         }
     }
@@ -157,13 +171,13 @@ pub fn one(packet: &crate::flow::decode::Packet, stamp: Stamp, link: Link) -> Bu
 mod tests {
     use super::*;
 
-    fn burst(port: u16, at: u64) -> Burst {
+    fn burst(port: u16, at: i64) -> Burst {
         let key = Key { src_port: port, dst_port: port, proto: 17, version: Version::V4, ..Key::default() };
         let stamp = Stamp::from_micros(at);
         Burst { key, packets: 1, bytes: 100, first: stamp, last: stamp, ..Burst::default() }
     }
 
-    fn taken(fragments: &mut Fragments, fragment: Fragment, burst: Burst, now: u32) -> Vec<(u16, u64)> {
+    fn taken(fragments: &mut Fragments, fragment: Fragment, burst: Burst, now: i64) -> Vec<(u16, u64)> {
         let mut out = Vec::new();
         fragments.take(fragment, burst, now, |b| out.push((b.key.src_port, b.packets)));
         out
@@ -185,10 +199,23 @@ mod tests {
         let mut fragments = Fragments::new();
         assert_eq!(taken(&mut fragments, Fragment::Later(7), burst(0, 5), 100), []);
         let mut out = Vec::new();
-        fragments.expire(100 + TIMEOUT_SECS - 1, |b| out.push(b));
+        fragments.expire(100 + i64::from(TIMEOUT_SECS) - 1, |b| out.push(b));
         assert_eq!(out, []);
-        fragments.expire(100 + TIMEOUT_SECS, |b| out.push(b));
+        fragments.expire(100 + i64::from(TIMEOUT_SECS), |b| out.push(b));
         assert_eq!(out, [burst(0, 5)]);
+        assert!(fragments.known.is_empty() && fragments.order.is_empty());
+    }
+
+    #[test]
+    fn an_identification_used_again_lives_from_its_last_use() {
+        let mut fragments = Fragments::new();
+        assert_eq!(taken(&mut fragments, Fragment::First(7), burst(53, 0), 0), [(53, 1)]);
+        assert_eq!(taken(&mut fragments, Fragment::First(7), burst(54, 0), 59), [(54, 1)]);
+        fragments.expire(60, |_| panic!("nothing is held"));
+        assert_eq!(taken(&mut fragments, Fragment::Later(7), burst(0, 0), 61), [(54, 1)]);
+        fragments.expire(118, |_| panic!("nothing is held"));
+        assert_eq!(fragments.known.len(), 1);
+        fragments.expire(119, |_| panic!("nothing is held"));
         assert!(fragments.known.is_empty() && fragments.order.is_empty());
     }
 

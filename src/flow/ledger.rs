@@ -45,7 +45,7 @@ impl Ledger {
     }
 
     /// Begins the first window at `second`, unless one has begun.
-    pub fn begin(&mut self, second: u32) {
+    pub fn begin(&mut self, second: i64) {
         self.window.begin(second);
     }
 
@@ -54,7 +54,7 @@ impl Ledger {
     /// # Errors
     ///
     /// Those of `emit`; the rest of the window stays unprinted.
-    pub fn restart<E>(&mut self, second: u32, emit: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    pub fn restart<E>(&mut self, second: i64, emit: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         self.print(emit)?;
         self.window.restart(second);
         Ok(())
@@ -81,7 +81,7 @@ impl Ledger {
     /// # Errors
     ///
     /// Those of `emit`; the rest of the window stays unprinted.
-    pub fn advance<E>(&mut self, second: u32, emit: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    pub fn advance<E>(&mut self, second: i64, emit: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         if self.window.is_over(second) {
             self.print(emit)?;
             self.window.roll(second);

@@ -9,7 +9,7 @@ use crate::flow::fragments::{Fragments, one};
 use crate::flow::table::{Hashed, Table};
 use crate::flow::{Burst, Link, Record, Stamp, table};
 
-/// Which fields of [`Link`] are part of the flow key.
+/// Which fields of [`Link`] are counted apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "one for each field of Link")]
 pub struct LinkFields {
@@ -46,7 +46,7 @@ impl LinkFields {
 /// How a meter is set up.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The flow table; its `keyed_by_link` is set from `link_fields`.
+    /// The flow table; its `by_link` is set from `link_fields`.
     pub table: table::Options,
     /// What of the headers below IP is part of the key.
     pub link_fields: LinkFields,
@@ -107,7 +107,7 @@ impl Meter {
     /// A meter that has seen nothing.
     pub fn new(options: Options) -> Self {
         let Options { mut table, link_fields, sampling, sampling_seed } = options;
-        table.keyed_by_link = link_fields.any();
+        table.by_link = link_fields.any();
         Self {
             link_fields,
             sampler: Sampler::new(sampling, sampling_seed),
@@ -125,8 +125,8 @@ impl Meter {
         Counts { evicted: self.table.evicted(), ..self.counts }
     }
 
-    /// The clock, seconds since 1970: the latest second that a packet or [`Meter::advance`] has told; 0 at first.
-    pub fn clock(&self) -> u32 {
+    /// The clock, seconds since 1970: the latest second that a packet or [`Meter::advance`] has told; before every stamp at first.
+    pub fn clock(&self) -> i64 {
         self.table.clock()
     }
 
@@ -172,7 +172,7 @@ impl Meter {
     }
 
     /// Moves the clock to the second `now` (never back): flows that ended by then go to `out`.
-    pub fn advance(&mut self, now: u32, out: &mut impl FnMut(Record)) {
+    pub fn advance(&mut self, now: i64, out: &mut impl FnMut(Record)) {
         self.flush(out);
         advance(&mut self.table, &mut self.fragments, now, out);
     }
@@ -218,7 +218,7 @@ impl Meter {
 }
 
 /// Moves the clock of the table and of the fragments.
-fn advance(table: &mut Table, fragments: &mut Fragments, now: u32, out: &mut impl FnMut(Record)) {
+fn advance(table: &mut Table, fragments: &mut Fragments, now: i64, out: &mut impl FnMut(Record)) {
     table.advance(now, out);
     fragments.expire(now, |burst| table.add(&table.hashed(burst), out));
 }

@@ -150,23 +150,23 @@ fn value(primitive: Primitive, row: &Row, wide: &Wide, options: &Options, date: 
 #[inline]
 fn time(stamp: Stamp, format: TimeFormat, date: &mut Date, text: &mut Text) {
     if format == TimeFormat::Epoch {
-        text.number(u64::from(stamp.secs()));
-    } else {
-        let second_of_day = date.turn_to(stamp.secs());
-        text.push(&date.day_text);
-        text.byte(if format == TimeFormat::Rfc3339 { b'T' } else { b' ' });
-        for (part, after) in [(second_of_day / 3600, b':'), (second_of_day / 60 % 60, b':'), (second_of_day % 60, b'.')]
-        {
-            text.pair(part);
-            text.byte(after);
+        // Before 1970 the fraction counts away from 0, too.
+        let micros = stamp.micros().unsigned_abs();
+        if stamp < Stamp::default() {
+            text.byte(b'-');
         }
-        text.at -= 1;
+        text.number(micros / 1_000_000);
+        return text.micros((micros % 1_000_000) as u32);
     }
-    text.byte(b'.');
-    let micros = stamp.subsec_micros();
-    text.pair(micros / 10_000);
-    text.pair(micros / 100 % 100);
-    text.pair(micros % 100);
+    let second_of_day = date.turn_to(stamp.secs());
+    text.push(&date.day_text);
+    text.byte(if format == TimeFormat::Rfc3339 { b'T' } else { b' ' });
+    for (part, after) in [(second_of_day / 3600, b':'), (second_of_day / 60 % 60, b':'), (second_of_day % 60, b'.')] {
+        text.pair(part);
+        text.byte(after);
+    }
+    text.at -= 1;
+    text.micros(stamp.subsec_micros());
     if format == TimeFormat::Rfc3339 {
         let minutes = date.offset / 60;
         if minutes == 0 {
@@ -185,7 +185,7 @@ fn time(stamp: Stamp, format: TimeFormat, date: &mut Date, text: &mut Text) {
 #[derive(Debug)]
 struct Date {
     zone: Zone,
-    quarter: u32,
+    quarter: i64,
     /// Seconds east of UTC.
     offset: i32,
     day: i64,
@@ -194,18 +194,19 @@ struct Date {
 
 impl Date {
     fn new(zone: Zone) -> Self {
-        Self { zone, quarter: u32::MAX, offset: 0, day: i64::MIN, day_text: *b"1970-01-01" }
+        Self { zone, quarter: i64::MAX, offset: 0, day: i64::MIN, day_text: *b"1970-01-01" }
     }
 
     /// Makes the day and offset those of `secs`; returns the second of the local day.
     #[inline]
-    fn turn_to(&mut self, secs: u32) -> u32 {
-        if self.quarter != secs / 900 {
-            self.quarter = secs / 900;
-            let at = DateTime::<Utc>::from_timestamp(i64::from(secs), 0).unwrap_or_default();
+    fn turn_to(&mut self, secs: i64) -> u32 {
+        let quarter = secs.div_euclid(900);
+        if self.quarter != quarter {
+            self.quarter = quarter;
+            let at = DateTime::<Utc>::from_timestamp(secs, 0).unwrap_or_default();
             self.offset = self.zone.offset_at(at).local_minus_utc();
         }
-        let local = i64::from(secs) + i64::from(self.offset);
+        let local = secs + i64::from(self.offset);
         let day = local.div_euclid(86_400);
         if self.day != day {
             self.day = day;
@@ -268,6 +269,15 @@ impl Text<'_> {
     #[inline]
     fn pair(&mut self, n: u32) {
         self.push(&PAIRS[n as usize % 100]);
+    }
+
+    /// A point and six digits.
+    #[inline]
+    fn micros(&mut self, n: u32) {
+        self.byte(b'.');
+        self.pair(n / 10_000);
+        self.pair(n / 100 % 100);
+        self.pair(n % 100);
     }
 
     #[inline]

@@ -221,9 +221,54 @@ catalogue! {
         en "{path} ends in the middle of a packet; everything before it is counted"
 
     /// Embedded capture has ended and printed all it had.
-    Info CaptureEnded "capture_ended" { seen: u64, decoded: u64, rejected: u64, dropped: u64, rows: u64 }
-        zh "抓包结束: 收到 {seen} 个数据包，统计 {decoded} 个，无法统计 {rejected} 个，内核丢弃 {dropped} 个，输出 {rows} 行"
-        en "capture ended: {seen} packets seen, {decoded} counted, {rejected} not countable, {dropped} dropped by the kernel, {rows} rows"
+    Info CaptureEnded "capture_ended" { seen: u64, decoded: u64, rejected: u64, dropped: u64, rows: u64, evicted: u64, split_windows: u64, files: u64, failed_files: u64 }
+        zh "抓包结束: 收到 {seen} 个数据包，统计 {decoded} 个，无法统计 {rejected} 个，内核丢弃 {dropped} 个，输出 {rows} 行；流表满提前结束 {evicted} 条流，窗口提前输出 {split_windows} 次；文件 {files} 个，失败 {failed_files} 个"
+        en "capture ended: {seen} packets seen, {decoded} counted, {rejected} not countable, {dropped} dropped by the kernel, {rows} rows; {evicted} flows ended early by a full table, {split_windows} windows printed early; {files} files, {failed_files} failed"
+
+    /// What was not counted, by reason, at the end.
+    Info CaptureUncounted "capture_uncounted" { /** Each reason that occurred, with its number. */ reasons: String, not_ip: u64, cut_by_snaplen: u64, short_frame: u64, bad_ip_version: u64, bad_length: u64, unknown_link_type: u64, filtered: u64, unsampled: u64 }
+        zh "未统计的数据包: {reasons}"
+        en "packets not counted: {reasons}"
+
+    /// The flow table is full: flows are ended before their time.
+    Warn CaptureTableFull "capture_table_full" per() { /** Flows ended early since it was last looked at. */ evicted: u64, /** The most flows of a table. */ max_flows: u64, bytes_a_flow: u64 }
+        zh "流表已满 ({max_flows} 条): {evicted} 条流被提前结束，数据行和上传量会增多；请增大 nfprobe_maxflows（每条流约 {bytes_a_flow} 字节内存）或缩短 nfprobe_timeouts"
+        en "the flow table is full ({max_flows} flows): {evicted} were ended early, so rows and uploads grow; raise nfprobe_maxflows (about {bytes_a_flow} bytes of memory a flow) or shorten nfprobe_timeouts"
+
+    /// An interface is not there; capture waits for it.
+    Warn CaptureLost "capture_lost" per(interface) { interface: String, error: String }
+        zh "{interface} 不可用 ({error})，等待其出现后重新打开"
+        en "{interface} is not there ({error}); it is opened again when it is"
+
+    /// An interface that was not there is captured again.
+    Info CaptureFound "capture_found" { interface: String, /** How long it was not there. */ away: Duration }
+        zh "{interface} 已重新打开，缺失 {away}s，继续抓包"
+        en "{interface} is there again after {away} s and captured"
+
+    /// A link type of capture files that is not decoded.
+    Warn CaptureLinkType "capture_link_type" { /** The first of the files. */ path: String, link_type: u64, files: u64 }
+        zh "{path} 的链路类型 {link_type} 不受支持，其数据包不会统计（共 {files} 个文件）"
+        en "{path}: link type {link_type} is not decoded; its packets are not counted (files: {files})"
+
+    /// A capture file cannot be read, or not to its end.
+    Warn CaptureFileFailed "capture_file_failed" { path: String, error: String }
+        zh "{path} 无法读取: {error}；已跳过，结束时返回 1"
+        en "{path} cannot be read on: {error}; passed over, the exit code will be 1"
+
+    /// A capture file of which nothing could be counted.
+    Warn CaptureFileUncounted "capture_file_uncounted" { path: String, packets: u64, /** Each reason with its number. */ reasons: String }
+        zh "{path} 的 {packets} 个数据包均无法统计: {reasons}"
+        en "{path}: none of its {packets} packets could be counted: {reasons}"
+
+    /// Stamps that no row can show.
+    Warn CaptureStampsBeyond "capture_stamps_beyond" { path: String, packets: u64 }
+        zh "{path} 中 {packets} 个数据包的时间不在公元 0 至 9999 年内，按最近的时间统计"
+        en "{path}: the stamps of {packets} packets are not within the years 0 to 9999; they were taken for the nearest"
+
+    /// pmacct keys that change what is counted, which embedded capture does not do.
+    Warn CaptureIgnoredKeys "capture_ignored_keys" { path: PathBuf, keys: String }
+        zh "{path} 中以下 pmacct 配置项会改变统计内容，但内置抓包不支持，结果会不同: {keys}"
+        en "{path}: these keys change what pmacct counts and are not used by capture, so the rows differ: {keys}"
 
     // Spool.
 

@@ -25,6 +25,7 @@ fn counters(factor: u64) -> Counters {
         datagram_drops: 9 * factor,
         sequence_gaps: 4 * factor,
         lost_windows: factor,
+        capture: None,
     }
 }
 
@@ -48,6 +49,17 @@ fn two_reports_word_for_word() {
     let second = meter.report(counters(3), start + Duration::from_millis(120_500));
     let both = format!("{}\n{}\n", first.json("probe \"1\""), second.json("probe \"1\""));
     assert_eq!(both, include_str!("../../tests/it/golden/report.json"));
+}
+
+#[test]
+fn captured_packets_are_told_by_reason() {
+    let start = Instant::now();
+    let capture = Captured { counted: 5, uncounted: [1, 2, 3, 4, 5, 6], failed_files: 7, ..Captured::default() };
+    let counters = Counters { capture: Some(capture), ..counters(1) };
+    let json: serde_json::Value = serde_json::from_str(&Meter::new(start).report(counters, start).json("x")).unwrap();
+    let numbers = &json["capture"];
+    assert_eq!((&numbers["counted"], &numbers["failedFiles"]), (&5.into(), &7.into()));
+    assert_eq!((&numbers["uncounted"]["not_ip"], &numbers["uncounted"]["unknown_link_type"]), (&1.into(), &6.into()));
 }
 
 #[test]

@@ -26,8 +26,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::CapabilitySet;
 
-use crate::flow::aggregate;
-use crate::flow::decode::LinkType;
+use crate::flow::aggregate::{self, Primitive};
+use crate::flow::decode::{LinkType, Reject};
 use crate::flow::hash::Secret;
 use crate::flow::ledger::Ledger;
 use crate::flow::meter::{self, Counts, Frame, Meter};
@@ -42,13 +42,15 @@ use crate::stats::Number;
 pub use crate::stats::Capture as Counters;
 
 mod fanout;
+mod filter;
 mod live;
 pub mod options;
 pub mod savefile;
 
 pub use options::{Input, Key, KeyError, Options};
 
-use live::Interface;
+use filter::FileFilter;
+use live::Live;
 use savefile::Savefile;
 
 /// Bytes of memory that one flow may take at most: its entry of 128, its slots of the index, and two rows in the window
@@ -90,6 +92,19 @@ pub enum OpenError {
         #[source]
         source: pcap::Error,
     },
+    /// The system has no thread left for opening interfaces while the capture runs.
+    #[error("pcap_interface: no thread for opening it: {source}")]
+    Thread {
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// `any` cannot tell what is asked for.
+    #[error(
+        "aggregate: on pcap_interface any, libpcap tells a packet's interface or its tags, not both; name the interfaces, or leave \
+         out in_iface, or vlan and cos"
+    )]
+    AnyTellsOne,
     /// The kernel does not share the interface's packets between threads.
     #[error("processor_capture_threads: the packets of {name} cannot be shared between threads: {source}; set it to 1")]
     Fanout {
@@ -177,7 +192,7 @@ struct Setup {
 }
 
 enum Opened {
-    Interfaces(Vec<Interface>),
+    Interfaces(Live),
     /// The files in order.
     Files(Vec<PathBuf>),
     Stdin,
@@ -190,19 +205,21 @@ impl Capture {
     ///
     /// An interface or a file is not there or not to be opened, or a filter or list of networks is wrong.
     pub fn open(options: Options, log: Log) -> Result<Self, OpenError> {
+        if matches!(options.input, Input::Interfaces(_)) {
+            Self::problems(&options)?;
+        }
         let networks = networks(options.networks_file.as_deref())?;
         let input = match &options.input {
-            Input::Interfaces(names) => {
-                let open = |name: &String| Interface::open(name, &options);
-                Opened::Interfaces(
-                    names.iter().map(open).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect(),
-                )
-            }
+            Input::Interfaces(names) => Opened::Interfaces(Live::open(names, &options, &log)?),
             Input::Savefile(path) if path.as_os_str() == "-" => Opened::Stdin,
-            Input::Savefile(path) => Opened::Files(files(path)?),
+            Input::Savefile(path) => {
+                let files = files(path)?;
+                look_ahead(&files, &options, &log)?;
+                Opened::Files(files)
+            }
         };
         let (tables, sharing) = match &input {
-            Opened::Interfaces(interfaces) => (interfaces.len(), options.threads as usize),
+            Opened::Interfaces(live) => (live.tables(), options.threads.max(1) as usize),
             Opened::Files(_) | Opened::Stdin => (1, 1),
         };
         let max_flows = match options.max_flows {
@@ -210,6 +227,26 @@ impl Capture {
             None => flows_for(available_memory(), tables as u64),
         };
         Ok(Self { setup: Setup { options, networks, tables, max_flows, counters: Arc::default(), log }, input })
+    }
+
+    /// Whether something keeps the capture from beginning that can be told without opening an interface.
+    ///
+    /// # Errors
+    ///
+    /// When the filter does not compile for a link type of the files, and when `any` cannot tell what is asked for.
+    pub fn problems(options: &Options) -> Result<(), OpenError> {
+        match &options.input {
+            Input::Savefile(path) if path.as_os_str() != "-" => {
+                // Files that are not there yet are told by `open`.
+                files(path).map_or(Ok(()), |files| look_ahead(&files, options, &Log::discard()))
+            }
+            Input::Interfaces(names) if names.iter().any(|name| name == "any") => {
+                let has = |primitive| options.aggregate.has(primitive);
+                let tags = has(Primitive::Vlan) || has(Primitive::Cos);
+                if has(Primitive::InIface) && tags { Err(OpenError::AnyTellsOne) } else { Ok(()) }
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The counters, to be read while it runs.
@@ -224,6 +261,15 @@ impl Capture {
 }
 
 impl Setup {
+    /// Adds to the counters what a meter has counted since `before`, and says when its table was full.
+    fn count(&self, now: &Counts, before: &Counts) {
+        self.counters.add(now, before);
+        if now.evicted > before.evicted {
+            let (evicted, max_flows) = (now.evicted - before.evicted, self.max_flows as u64);
+            self.log.event(Event::CaptureTableFull { evicted, max_flows, bytes_a_flow: BYTES_A_FLOW });
+        }
+    }
+
     /// The input as the operator knows it.
     fn what(&self) -> String {
         match &self.options.input {
@@ -237,7 +283,7 @@ impl Setup {
             table: table::Options {
                 timeouts: self.options.timeouts,
                 max_flows: self.max_flows,
-                keyed_by_link: false,
+                by_link: false,
                 secret: Secret::new(random),
             },
             link_fields: self.options.aggregate.link_fields(),
@@ -289,20 +335,51 @@ impl Source for Capture {
             window: Duration::from_secs(u64::from(setup.options.window_secs)),
         });
         let end = match input {
-            Opened::Interfaces(interfaces) => live::run(&setup, interfaces, sink, stop),
+            Opened::Interfaces(live) => live.run(&setup, sink, stop),
             Opened::Files(paths) => FileRun::new(&setup, sink, stop).files(&paths),
             Opened::Stdin => FileRun::new(&setup, sink, stop).stdin(),
         };
         let counters = &setup.counters;
+        let uncounted = uncounted(counters);
+        if !uncounted.is_empty() {
+            let rejected = |reason: Reject| counters.rejected[reason.index()].get();
+            setup.log.event(Event::CaptureUncounted {
+                reasons: named(&uncounted),
+                not_ip: rejected(Reject::NotIp),
+                cut_by_snaplen: rejected(Reject::Cut),
+                short_frame: rejected(Reject::Short),
+                bad_ip_version: rejected(Reject::BadVersion),
+                bad_length: rejected(Reject::BadLength),
+                unknown_link_type: rejected(Reject::LinkType),
+                filtered: counters.filtered.get(),
+                unsampled: counters.passed_over.get(),
+            });
+        }
         setup.log.event(Event::CaptureEnded {
             seen: counters.seen.get(),
             decoded: counters.decoded.get(),
             rejected: counters.rejected.iter().map(Number::get).sum(),
             dropped: counters.dropped_by_kernel.get() + counters.dropped_by_interface.get(),
             rows: counters.rows.get(),
+            evicted: counters.evicted.get(),
+            split_windows: counters.split_windows.get(),
+            files: counters.files.get(),
+            failed_files: counters.failed_files.get(),
         });
         end
     }
+}
+
+/// Frames that are in no flow, by the name of the reason; reasons without a frame are left out.
+fn uncounted(counters: &Counters) -> Vec<(&'static str, u64)> {
+    let rejected = Reject::ALL.iter().map(|reason| (reason.name(), counters.rejected[reason.index()].get()));
+    let others = [("filtered", counters.filtered.get()), ("unsampled", counters.passed_over.get())];
+    rejected.chain(others).filter(|(_, packets)| *packets > 0).collect()
+}
+
+/// `not_ip 12, bad_length 3`.
+fn named(numbers: &[(&str, u64)]) -> String {
+    numbers.iter().map(|(name, number)| format!("{name} {number}")).collect::<Vec<_>>().join(", ")
 }
 
 /// Gives up the capabilities that only [`Capture::open`] needs, on the calling thread and the threads it starts later: the kernel
@@ -366,27 +443,51 @@ fn available_memory() -> Option<u64> {
     Some(group.map_or(system, |group| group.min(system)))
 }
 
-/// A filter for frames of files, compiled once for each link type.
-struct FileFilter {
-    text: Option<String>,
-    programs: Vec<(u32, pcap::BpfProgram)>,
+/// How much of a file is looked at before the capture begins: the descriptions of its interfaces stand at its front.
+const LOOK_AHEAD: u64 = 64 * 1024;
+
+/// Says before anything is counted which link types of the files are not decoded, and fails when the filter does not compile
+/// for one that is. What cannot be read, or only once (a pipe), is told when its turn comes.
+fn look_ahead(paths: &[PathBuf], options: &Options, log: &Log) -> Result<(), OpenError> {
+    let mut filter = FileFilter::new(options.filter.clone());
+    let mut unknown: Vec<(u32, &Path, u64)> = Vec::new();
+    for path in paths.iter().filter(|path| path.is_file()) {
+        let mut link_types = link_types(path);
+        link_types.sort_unstable();
+        link_types.dedup();
+        for number in link_types {
+            if LinkType::from_number(number).is_some() {
+                filter.compile(number).map_err(|source| OpenError::Filter {
+                    filter: options.filter.clone().unwrap_or_default(),
+                    what: format!("{} (link type {number})", path.display()),
+                    source,
+                })?;
+            } else if let Some((_, _, files)) = unknown.iter_mut().find(|(have, _, _)| *have == number) {
+                *files += 1;
+            } else {
+                unknown.push((number, path, 1));
+            }
+        }
+    }
+    for (link_type, path, files) in unknown {
+        log.event(Event::CaptureLinkType { path: path.display().to_string(), link_type: u64::from(link_type), files });
+    }
+    Ok(())
 }
 
-impl FileFilter {
-    /// Whether the frame is wanted. A filter that asks for `len` sees the captured length.
-    #[inline]
-    fn takes(&mut self, link_type: u32, bytes: &[u8]) -> Result<bool, pcap::Error> {
-        let Some(text) = &self.text else { return Ok(true) };
-        if let Some((_, program)) = self.programs.iter().find(|(have, _)| *have == link_type) {
-            return Ok(program.filter(bytes));
+/// The link types that the front of a file tells; none where it cannot be read or is no capture file.
+fn link_types(path: &Path) -> Vec<u32> {
+    let mut file = Savefile::new();
+    let Ok(bytes) = File::open(path) else { return Vec::new() };
+    let mut bytes = bytes.take(LOOK_AHEAD);
+    while let Ok(len @ 1..) = bytes.read(file.space()) {
+        file.filled(len);
+        // A frame, or a damage, comes after the first descriptions.
+        if !matches!(file.frame(), Ok(None)) {
+            break;
         }
-        // In files raw IP has the number 101, in libpcap 12.
-        let number = if link_type == 101 { 12 } else { i32::try_from(link_type).unwrap_or(i32::MAX) };
-        let program = pcap::Capture::dead(pcap::Linktype(number))?.compile(text, true)?;
-        let takes = program.filter(bytes);
-        self.programs.push((link_type, program));
-        Ok(takes)
     }
+    file.link_types()
 }
 
 /// What ended the reading of a file.
@@ -414,21 +515,48 @@ struct FileRun<'a> {
     ledger: Ledger,
     filter: FileFilter,
     before: Counts,
+    /// Of the frame before: the number and how it is decoded.
+    link_type: (u32, Option<LinkType>),
 }
 
 impl<'a> FileRun<'a> {
     fn new(setup: &'a Setup, sink: &'a mut dyn Sink, stop: &'a Shutdown) -> Self {
-        let filter = FileFilter { text: setup.options.filter.clone(), programs: Vec::new() };
+        let filter = FileFilter::new(setup.options.filter.clone());
         let (meter, ledger) = (setup.meter(), setup.ledger());
-        Self { setup, sink, stop, meter, ledger, filter, before: Counts::default() }
+        let link_type = (1, LinkType::from_number(1));
+        Self { setup, sink, stop, meter, ledger, filter, before: Counts::default(), link_type }
     }
 
+    /// Reads all files; one that cannot be read, or not to its end, is named and passed over.
     fn files(mut self, paths: &[PathBuf]) -> Result<SourceEnd, SourceError> {
+        let mut first_failure = None;
         let read = paths.iter().try_for_each(|path| {
             let what = path.display().to_string();
-            let mut file = File::open(path).map_err(|error| Halt::Failed(failed(&what, error)))?;
-            self.read(&what, |space, _| file.read(space))
+            let read = match File::open(path) {
+                Ok(mut file) => self.read(&what, |space, _| file.read(space)),
+                Err(error) => Err(Halt::Failed(failed(&what, error))),
+            };
+            self.setup.counters.files.add(1);
+            match read {
+                Err(Halt::Failed(error)) => {
+                    self.setup.counters.failed_files.add(1);
+                    self.setup.log.event(Event::CaptureFileFailed { path: what, error: error.source.to_string() });
+                    first_failure.get_or_insert(error);
+                    self.turn()
+                }
+                read => read,
+            }
         });
+        let read = match (read, first_failure, paths) {
+            (Ok(()), Some(error), [_]) => Err(Halt::Failed(error)),
+            (Ok(()), Some(error), _) => {
+                let bad = self.setup.counters.failed_files.get();
+                let what =
+                    format!("{bad} of {} capture files could not be read; the first is {}", paths.len(), error.what);
+                Err(Halt::Failed(SourceError { what, ..error }))
+            }
+            (read, _, _) => read,
+        };
         self.finish(read)
     }
 
@@ -452,57 +580,95 @@ impl<'a> FileRun<'a> {
         mut fill: impl FnMut(&mut [u8], &Shutdown) -> io::Result<usize>,
     ) -> Result<(), Halt> {
         let mut file = Savefile::new();
-        loop {
+        let before = self.meter.counts();
+        let read = loop {
             match fill(file.space(), self.stop) {
-                Ok(0) => break,
+                Ok(0) => break Ok(()),
                 Ok(len) => file.filled(len),
                 Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
-                Err(error) => return Err(Halt::Failed(failed(what, error))),
+                Err(error) => break Err(Halt::Failed(failed(what, error))),
             }
-            while self.frames(what, &mut file)? {
-                self.turn()?;
+            if let Err(halt) = self.held(what, &mut file) {
+                break Err(halt);
             }
+        };
+        let path = || what.to_owned();
+        let log = &self.setup.log;
+        if file.stamps_beyond() > 0 {
+            self.setup.counters.stamps_beyond.add(file.stamps_beyond());
+            log.event(Event::CaptureStampsBeyond { path: path(), packets: file.stamps_beyond() });
+        }
+        let now = self.meter.counts();
+        if now.decoded == before.decoded && now.rejected != before.rejected {
+            let rejected =
+                Reject::ALL.map(|why| (why.name(), now.rejected[why.index()] - before.rejected[why.index()]));
+            let rejected: Vec<_> = rejected.into_iter().filter(|(_, packets)| *packets > 0).collect();
+            let packets = rejected.iter().map(|(_, packets)| packets).sum();
+            log.event(Event::CaptureFileUncounted { path: path(), packets, reasons: named(&rejected) });
+        }
+        if read.is_ok() && !file.is_at_boundary() && !self.stop.is_tripped() {
+            log.event(Event::CaptureFileCut { path: path() });
+        }
+        read
+    }
+
+    /// Counts all frames of what has been read.
+    fn held(&mut self, what: &str, file: &mut Savefile) -> Result<(), Halt> {
+        while self.frames(what, file)? {
             self.turn()?;
         }
-        if !file.is_at_boundary() && !self.stop.is_tripped() {
-            self.setup.log.event(Event::CaptureFileCut { path: what.to_owned() });
-        }
-        Ok(())
+        self.turn()
     }
 
     /// Counts up to [`FRAMES_A_TURN`] frames of what has been read; false when there are no more.
     fn frames(&mut self, what: &str, file: &mut Savefile) -> Result<bool, Halt> {
-        let Self { sink, meter, ledger, filter, .. } = self;
+        let Self { setup, sink, meter, ledger, filter, link_type: known, .. } = self;
         let mut printed = Ok(());
+        let mut filtered = 0;
+        let mut more = Ok(true);
         for _ in 0..FRAMES_A_TURN {
             let captured = match file.frame() {
                 Ok(Some(captured)) => captured,
                 Ok(None) => {
-                    printed?;
-                    return Ok(false);
+                    more = Ok(false);
+                    break;
                 }
-                Err(error) => return Err(Halt::Failed(failed(what, error))),
+                Err(error) => {
+                    more = Err(Halt::Failed(failed(what, error)));
+                    break;
+                }
             };
-            let savefile::Captured { link_type, stamp, wire_len, bytes } = captured;
-            match filter.takes(link_type, bytes) {
-                Ok(true) => {}
-                Ok(false) => continue,
-                Err(source) => {
-                    let filter = filter.text.clone().unwrap_or_default();
-                    let error = OpenError::Filter { filter, what: what.to_owned(), source };
-                    return Err(Halt::Failed(failed(what, error)));
+            let savefile::Captured { link_type: number, stamp, wire_len, bytes } = captured;
+            if known.0 != number {
+                *known = (number, LinkType::from_number(number));
+            }
+            let link_type = known.1;
+            // What is not decoded is counted as that, whatever the filter would say.
+            if link_type.is_some() {
+                match filter.takes(number, bytes, wire_len) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        filtered += 1;
+                        continue;
+                    }
+                    Err(source) => {
+                        let filter = setup.options.filter.clone().unwrap_or_default();
+                        let error = OpenError::Filter { filter, what: format!("link type {number}"), source };
+                        more = Err(Halt::Failed(failed(what, error)));
+                        break;
+                    }
                 }
             }
             ledger.begin(stamp.secs());
-            let link_type = LinkType::from_number(link_type);
             meter.frame(&Frame { link_type, stamp, wire_len, iface: 0, bytes }, &mut |record| {
                 if printed.is_ok() {
                     printed = ledger.record(&record, &mut |lines| sink.lines(lines, Instant::now()));
                 }
             });
         }
+        setup.counters.filtered.add(filtered);
         printed?;
-        Ok(true)
+        more
     }
 
     /// What is due between two turns.
@@ -520,14 +686,22 @@ impl<'a> FileRun<'a> {
 
     fn count(&mut self) {
         let now = self.meter.counts();
-        self.setup.counters.add(&now, &self.before);
+        self.setup.count(&now, &self.before);
         self.before = now;
         self.setup.counters.flows.set(self.meter.flows() as u64);
     }
 
     /// Prints what is in the table, unless nobody takes it any more.
     fn finish(mut self, read: Result<(), Halt>) -> Result<SourceEnd, SourceError> {
+        let counts = self.meter.counts();
+        let lost: u64 = counts.rejected.iter().sum::<u64>() - counts.rejected[Reject::NotIp.index()];
         let end = match read {
+            // A capture in which nothing could be counted, and not because there was no IP in it, is not what was asked for.
+            Ok(()) if counts.decoded == 0 && lost > 0 => {
+                let reasons = Reject::ALL.map(|why| (why.name(), counts.rejected[why.index()]));
+                let reasons: Vec<_> = reasons.into_iter().filter(|(_, packets)| *packets > 0).collect();
+                Err(failed(&self.setup.what(), format!("nothing in it could be counted: {}", named(&reasons))))
+            }
             Ok(()) => Ok(SourceEnd::Eof),
             Err(Halt::Stop) => Ok(SourceEnd::Stopped),
             Err(Halt::Failed(error)) => Err(error),

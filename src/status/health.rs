@@ -7,6 +7,8 @@ use std::time::Duration;
 pub struct Facts {
     /// The source is being read.
     pub source_runs: bool,
+    /// Interfaces of the capture that are not there or down.
+    pub interfaces_away: u64,
     /// The spool waits for room.
     pub spool_full: bool,
     /// The disk refuses writes.
@@ -60,10 +62,16 @@ pub fn patience(interval: Duration) -> Duration {
 
 /// All checks, in the order in which lines pass them.
 pub fn checks(facts: &Facts) -> [Check; 3] {
-    let source = (!facts.source_runs).then(|| {
+    let source = if !facts.source_runs {
         let en = "nothing is read: the input has ended, or the program stops";
-        Fault::new(en, "没有读取数据: 输入已结束，或程序正在停止")
-    });
+        Some(Fault::new(en, "没有读取数据: 输入已结束，或程序正在停止"))
+    } else if facts.interfaces_away > 0 {
+        let away = facts.interfaces_away;
+        let en = format!("interfaces that are not there or down: {away}; they are waited for");
+        Some(Fault::new(en, format!("有 {away} 个网络接口不存在或已停用，正在等待其恢复")))
+    } else {
+        None
+    };
     let spool = match (facts.spool_full, facts.spool_failing) {
         (true, _) => Some(Fault::new(
             "the data directory is full; reading stops until there is room",
@@ -105,6 +113,7 @@ mod tests {
 
     const WELL: Facts = Facts {
         source_runs: true,
+        interfaces_away: 0,
         spool_full: false,
         spool_failing: false,
         waiting: 0,
@@ -120,6 +129,7 @@ mod tests {
     fn each_fault_has_its_name() {
         assert_eq!(text(&checks(&WELL)), "source: ok\nspool: ok\nupload: ok\n");
         assert_eq!(faulty(&Facts { source_runs: false, ..WELL }), ["source"]);
+        assert_eq!(faulty(&Facts { interfaces_away: 1, ..WELL }), ["source"]);
         assert_eq!(faulty(&Facts { spool_full: true, ..WELL }), ["spool"]);
         assert_eq!(faulty(&Facts { spool_failing: true, ..WELL }), ["spool"]);
         let body = text(&checks(&Facts { spool_full: true, ..WELL }));

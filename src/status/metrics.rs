@@ -172,6 +172,33 @@ fn capture(page: &mut Page, stats: &Stats, about: &About) {
             "Windows printed early because they were full.",
             capture.split_windows.get(),
         );
+        page.counter(
+            "capture_filtered_packets_total",
+            "Frames of files that pcap_filter left out.",
+            capture.filtered.get(),
+        );
+        page.counter(
+            "capture_stamps_beyond_total",
+            "Frames with stamps outside the years 0 to 9999.",
+            capture.stamps_beyond.get(),
+        );
+        page.counter("capture_files_total", "Capture files read, or tried.", capture.files.get());
+        page.counter(
+            "capture_files_failed_total",
+            "Capture files that could not be read to their end.",
+            capture.failed_files.get(),
+        );
+        page.gauge("capture_interfaces", "Interfaces that are captured.", capture.interfaces.get() as f64);
+        page.gauge(
+            "capture_interfaces_away",
+            "Those of them that are not there or down.",
+            capture.interfaces_away.get() as f64,
+        );
+        page.counter(
+            "capture_interface_losses_total",
+            "Times that an interface went away.",
+            capture.interface_losses.get(),
+        );
     }
     let chain = &stats.chain;
     if about.source == "pmacct" {
@@ -280,6 +307,7 @@ mod tests {
         let (about, stats) = (about(), full());
         let facts = health::Facts {
             source_runs: true,
+            interfaces_away: 0,
             spool_full: true,
             spool_failing: false,
             waiting: 0,

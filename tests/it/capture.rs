@@ -65,7 +65,7 @@ fn rooms(setup: &Setup) -> (Meter, Ledger) {
         table: table::Options {
             timeouts: setup.timeouts,
             max_flows: setup.max_flows,
-            keyed_by_link: false,
+            by_link: false,
             secret: secret(1),
         },
         link_fields: setup.aggregate.link_fields(),
@@ -107,7 +107,7 @@ fn lines(frames: &[Sent], setup: &Setup) -> (Vec<String>, Counts) {
         text.extend_from_slice(piece);
         Ok(())
     };
-    ledger.begin((frames[0].micros / 1_000_000) as u32);
+    ledger.begin((frames[0].micros / 1_000_000).cast_signed());
     for record in &records {
         let Ok(()) = ledger.record(record, &mut emit);
     }
@@ -119,7 +119,7 @@ fn lines(frames: &[Sent], setup: &Setup) -> (Vec<String>, Counts) {
 fn as_frame(sent: &Sent) -> Frame<'_> {
     Frame {
         link_type: LinkType::from_number(sent.link_type),
-        stamp: Stamp::from_micros(sent.micros),
+        stamp: Stamp::from_micros(sent.micros.cast_signed()),
         wire_len: sent.wire_len,
         iface: 0,
         bytes: &sent.bytes,
@@ -464,7 +464,7 @@ fn a_clock_that_was_set_back_begins_anew() {
             meter.stop(&mut |record| records.push(record));
         }
         meter.frame(&as_frame(&frame), &mut |record| records.push(record));
-        meter.advance(secs as u32, &mut |record| records.push(record));
+        meter.advance(secs.cast_signed(), &mut |record| records.push(record));
     }
     let ends: Vec<_> = records.iter().map(|record| (record.ended, record.sum.packets)).collect();
     assert_eq!(ends, [(5000, 1), (1005, 1)], "the flow of 1000 ends five seconds later, not at 5000");

@@ -245,8 +245,6 @@ fn what_comes_while_threads_are_made_ready_is_not_counted_twice() {
 #[test]
 fn any_tells_the_interface() {
     in_namespace(|| {
-        // Of a tagged frame that a packet socket sends, the kernel tells the cooked header the tag's type and the socket what is
-        // behind the tag: nobody can decode that. Frames without tags will do.
         let mut frames = Maker::new(63, PLAIN, &[ETHERNET]).make(900);
         frames.retain(|frame| matches!(frame.bytes[12..14], [0x08, 0x00] | [0x86, 0xdd]));
         let mut from = sender("vb");
@@ -273,11 +271,11 @@ fn any_tells_the_interface() {
 }
 
 #[test]
-fn an_interface_goes_down_comes_up_and_goes_away() {
+fn an_interface_goes_down_comes_up_goes_away_and_comes_back() {
     in_namespace(|| {
         let frames = Maker::new(64, PLAIN, &[ETHERNET]).make(300);
         let mut from = sender("vb");
-        let error = captured(options("va", WAY), |counters, stop| {
+        let lines = captured(options("va", WAY), |counters, stop| {
             send(&mut from, &frames, counters, 1);
             shell("ip link set va down; ip link set va up");
             // The link needs a moment until it carries packets again.
@@ -287,11 +285,15 @@ fn an_interface_goes_down_comes_up_and_goes_away() {
                 counters.seen.get() > before
             });
             shell("ip link del va");
-            // No stop before the capture has noticed: it ends by itself and trips the latch.
-            wait_for("the capture notices", || stop.is_tripped());
+            wait_for("the capture notices", || counters.interfaces_away.get() == 1);
+            assert!(!stop.is_tripped(), "the others would go on");
+            shell("ip link add va mtu 9000 type veth peer name vb mtu 9000; ip link set va up; ip link set vb up");
+            wait_for("it is opened again", || counters.interfaces_away.get() == 0);
+            let mut from = sender("vb");
+            send(&mut from, &frames, counters, 1);
         })
-        .unwrap_err();
-        assert_eq!(error.what, "va");
+        .unwrap();
+        assert!(!lines.is_empty());
     });
 }
 

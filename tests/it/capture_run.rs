@@ -125,19 +125,21 @@ fn no_thread_keeps_the_capabilities_that_only_opening_needs() {
         let live = probe.start();
         live.wait_for("capture_started");
         let tasks = || fs::read_dir(format!("/proc/{}/task", live.pid())).unwrap().map(|task| task.unwrap().path());
+        // One thread opens interfaces again, and does nothing else.
+        let opener = "capture-open";
         let is_capture = |task: PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|name| name == "capture-va\n");
         wait_until("the capture thread", || tasks().any(is_capture));
         let mut threads = BTreeSet::new();
         for task in tasks() {
             let status = fs::read_to_string(task.join("status")).unwrap();
             let value = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_owned();
-            for set in ["CapEff:", "CapPrm:", "CapInh:"] {
+            for set in ["CapEff:", "CapPrm:", "CapInh:"].into_iter().filter(|_| value("Name:") != opener) {
                 let bits = u64::from_str_radix(&value(set), 16).unwrap();
                 assert_eq!(bits & NET_ADMIN_AND_RAW, 0, "{} {set}", value("Name:"));
             }
             threads.insert(value("Name:"));
         }
-        for name in ["log", "signals", "source", "capture-va"] {
+        for name in ["log", "signals", "source", "capture-va", opener] {
             assert!(threads.contains(name), "{name}: {threads:?}");
         }
         live.signal(Signal::TERM);
@@ -335,7 +337,7 @@ fn a_flood_of_new_flows_stays_within_the_table_and_loses_nothing() {
 }
 
 /// A number of the metrics without labels; 0 until there is an answer.
-fn metric(data: &Path, name: &str) -> u64 {
+pub(super) fn metric(data: &Path, name: &str) -> u64 {
     let Ok((_, text)) = client::get(data, "/metrics", Duration::from_secs(5)) else { return 0 };
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.map_or(0, |value| value.parse().unwrap())
@@ -379,29 +381,59 @@ fn live_on_several_interfaces_until_a_signal() {
     });
 }
 
+/// Whether `/readyz` says so.
+fn is_ready(data: &Path) -> bool {
+    client::get(data, "/readyz", Duration::from_secs(5)).is_ok_and(|(code, _)| code == 200)
+}
+
 #[test]
-fn an_interface_that_goes_away_ends_it_with_1_and_its_rows_in_files() {
+fn an_interface_that_goes_away_is_waited_for_and_opened_again() {
     in_namespace(|| {
         let frames = Maker::new(76, PLAIN, &[ETHERNET]).make(200);
-        let probe =
-            probe("pcap_interface: va\naggregate: none\npmacctd_pipe_size: 4194304\nprocessor_capture_threads: 2");
+        let probe = probe(
+            "pcap_interface: va, other\npcap_interface_wait: true\naggregate: none\npmacctd_pipe_size: 4194304\n\
+             processor_capture_threads: 2",
+        );
         let mut live = probe.start();
-        live.wait_for("capture_started");
+        live.wait_for("capture_lost");
+        wait_until("it is not ready without one of them", || {
+            metric(probe.data(), "processor_capture_interfaces_away") == 1 && !is_ready(probe.data())
+        });
+        shell("ip link add other type veth peer name peer; ip link set other up; ip link set peer up");
+        live.wait_for("capture_found");
+        wait_until("it is ready with both", || is_ready(probe.data()));
         send_until_seen("vb", &frames, &live, probe.data());
+        let mut sent = frames.len();
+
         shell("ip link set va down");
         live.wait_for("capture_down");
+        wait_until("it is not ready while one is down", || !is_ready(probe.data()));
         shell("ip link set va up");
         let mut from = sender("vb");
         wait_until("packets come again", || {
             // The link needs a moment until it carries packets again.
-            let _ = from.sendpacket(&frames[0].bytes[..]);
+            sent += usize::from(from.sendpacket(&frames[0].bytes[..]).is_ok());
             live.has("capture_up")
         });
         assert_eq!((live.count("capture_down"), live.count("capture_up")), (1, 1), "{}", live.log());
+
+        // Made again, renamed and back, and made again at once: each time it is opened again under its name.
+        let again = "ip link add va mtu 9000 type veth peer name vb mtu 9000; ip link set va up; ip link set vb up";
+        for (times, (away, back)) in (2..).zip([
+            ("ip link del va".to_owned(), again.to_owned()),
+            ("ip link set va name moved".to_owned(), "ip link set moved name va".to_owned()),
+            (format!("ip link del va; {again}"), "true".to_owned()),
+        ]) {
+            shell(&away);
+            wait_until("it is told", || live.count("capture_lost") >= times.min(3) || times > 3);
+            send_until_seen("peer", &frames[..10], &live, probe.data());
+            shell(&back);
+            wait_until("it is there again", || live.count("capture_found") >= times && is_ready(probe.data()));
+            send_until_seen("vb", &frames, &live, probe.data());
+        }
         assert!(live.is_running());
-        shell("ip link del va");
-        let ended = live.wait().expect(1);
-        assert!(ended.log.contains("va"), "{}", ended.log);
+        live.signal(Signal::TERM);
+        let ended = live.wait().expect(0);
         let rows = lines(&probe);
         assert_eq!(sum(&rows[1..], 1), ended.number("capture_ended", "decoded"));
     });

@@ -5,6 +5,7 @@ mod architecture;
 mod capture;
 mod capture_chain;
 mod capture_files;
+mod capture_kinds;
 mod capture_live;
 mod capture_run;
 mod connect;

@@ -3,8 +3,12 @@
 //! A capture thread never waits for printing unless the records' channel is full; while it waits, the kernel's ring takes the
 //! packets, and what the ring drops is counted. The ring is libpcap's (TPACKET_V3 where the kernel has it), read in whole
 //! blocks.
+//!
+//! Interfaces come and go: one that is lost is waited for and opened again under its name, while the others go on. Opening needs
+//! capabilities that every other thread has given up, so one thread keeps them and does nothing else ([`Opener`]).
 
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,14 +19,16 @@ use rustix::net::{AddressFamily, SocketType, netdevice, socket};
 use rustix::thread::CapabilitySet;
 
 use super::fanout::Group;
-use super::{Counters, OpenError, Options, Setup, failed};
+use super::{OpenError, Options, Setup, failed};
 use crate::clock;
+use crate::flow::aggregate::Primitive;
 use crate::flow::decode::LinkType;
 use crate::flow::meter::{Counts, Frame, Meter};
 use crate::flow::{Record, Stamp};
-use crate::log::Event;
+use crate::log::{Event, Log};
 use crate::shutdown::{Reason, Shutdown};
 use crate::source::{Sink, SourceEnd, SourceError, Stopped};
+use crate::threads;
 
 /// Records handed over at once.
 const BATCH: usize = 1024;
@@ -42,7 +48,14 @@ const STATISTICS: Duration = Duration::from_secs(1);
 
 /// By how many seconds the system's clock may be behind the packets' before it counts as set back. The kernel stamps packets
 /// with the same clock, so a second would do.
-const SET_BACK: u32 = 5;
+const SET_BACK: i64 = 5;
+
+/// The fewest bytes of a frame that the ring keeps, whatever `snaplen` says: four tags, five labels, IPv6 with four extension
+/// headers and the flags of TCP fit.
+const LEAST_SNAPLEN: u32 = 256;
+
+/// How often the opening of an interface that is there but refuses is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The age at which the kernel hands over a block of packets that is not full, milliseconds.
 const BLOCK_AGE: i32 = 100;
@@ -56,8 +69,6 @@ const LAST_READ: Duration = Duration::from_millis(500);
 /// An opened interface, or a share of one.
 pub(super) struct Interface {
     name: String,
-    /// Which of the threads that share the interface's packets, from 0.
-    share: u32,
     /// 0 for `any`.
     index: u32,
     handle: pcap::Capture<Active>,
@@ -69,9 +80,8 @@ pub(super) struct Interface {
 impl Interface {
     /// Opens the interface once for each thread that shares its packets.
     pub(super) fn open(name: &str, options: &Options) -> Result<Vec<Self>, OpenError> {
-        let mut shares = (0..options.threads.max(1))
-            .map(|share| Self::share(name, share, options))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut shares =
+            (0..options.threads.max(1)).map(|_| Self::share(name, options)).collect::<Result<Vec<_>, _>>()?;
         if let [first, others @ ..] = &shares[..]
             && !others.is_empty()
         {
@@ -79,7 +89,7 @@ impl Interface {
             let group = Group::new(first.handle.as_fd()).map_err(failed)?;
             others.iter().try_for_each(|other| group.join(other.handle.as_fd())).map_err(failed)?;
             // Stamps have lost what is below a microsecond.
-            let begin = Stamp::from_micros(clock::now().timestamp_micros().cast_unsigned() + 1);
+            let begin = Stamp::from_micros(clock::now().timestamp_micros() + 1);
             for share in &mut shares {
                 share.begin = begin;
             }
@@ -88,7 +98,7 @@ impl Interface {
     }
 
     /// Opens the interface and installs the filter.
-    fn share(name: &str, share: u32, options: &Options) -> Result<Self, OpenError> {
+    fn share(name: &str, options: &Options) -> Result<Self, OpenError> {
         let index = if name == "any" { 0 } else { index_of(name).ok_or_else(|| no_interface(name))? };
         if rustix::thread::capabilities(None).is_ok_and(|sets| !sets.effective.contains(CapabilitySet::NET_RAW)) {
             return Err(OpenError::NotPermitted { name: name.to_owned() });
@@ -96,16 +106,21 @@ impl Interface {
         let failed = |source| OpenError::Interface { name: name.to_owned(), source };
         let handle = pcap::Capture::from_device(name)
             .map_err(failed)?
-            .snaplen(i32::try_from(options.snaplen).unwrap_or(i32::MAX))
+            .snaplen(i32::try_from(options.snaplen.max(LEAST_SNAPLEN)).unwrap_or(i32::MAX))
             .promisc(options.promiscuous && name != "any")
             .buffer_size(i32::try_from(options.buffer_bytes).unwrap_or(i32::MAX))
             .timeout(BLOCK_AGE)
             .immediate_mode(false);
         let mut handle = handle.open().map_err(failed)?.setnonblock().map_err(failed)?;
-        // The second version of the cooked header names the interface.
-        let cooked = Linktype(276);
+        // The second version of the cooked header names the interface; to the first, libpcap gives back the outermost tag, which
+        // the kernel hands over beside the frame.
+        let tells_tags = options.aggregate.has(Primitive::Vlan) || options.aggregate.has(Primitive::Cos);
+        let cooked = Linktype(if tells_tags { 113 } else { 276 });
         if name == "any" && handle.list_datalinks().is_ok_and(|types| types.contains(&cooked)) {
             handle.set_datalink(cooked).map_err(failed)?;
+        }
+        if let Some(direction) = options.direction {
+            handle.direction(direction).map_err(failed)?;
         }
         if let Some(filter) = &options.filter {
             handle.filter(filter, true).map_err(|source| OpenError::Filter {
@@ -118,22 +133,143 @@ impl Interface {
         let link_type = u32::try_from(number).ok().and_then(LinkType::from_number).ok_or_else(|| {
             failed(pcap::Error::PcapError(format!("its link type {number} is not one that capture decodes")))
         })?;
-        Ok(Self { name: name.to_owned(), share, index, handle, link_type, begin: Stamp::from_micros(0) })
+        Ok(Self { name: name.to_owned(), index, handle, link_type, begin: Stamp::MIN })
     }
 
-    /// True when the interface is there and was set down.
-    fn is_down(&self) -> bool {
-        flags_of(&self.name).is_some_and(|flags| flags & libc::IFF_UP as libc::c_short == 0)
-    }
-
-    /// The name of its thread, of which 15 bytes show in process lists.
-    fn thread(&self) -> String {
-        match self.share {
-            0 => format!("capture-{}", self.name),
-            share => format!("capture{share}-{}", self.name),
-        }
+    /// False when its name is now another interface's or nobody's.
+    fn is_there(&self) -> bool {
+        self.index == 0 || index_of(&self.name) == Some(self.index)
     }
 }
+
+/// True when the interface is there and was set down.
+fn is_down(name: &str) -> bool {
+    flags_of(name).is_some_and(|flags| flags & libc::IFF_UP as libc::c_short == 0)
+}
+
+/// The name of a thread, of which 15 bytes show in process lists.
+fn thread_name(interface: &str, share: u32) -> String {
+    match share {
+        0 => format!("capture-{interface}"),
+        share => format!("capture{share}-{interface}"),
+    }
+}
+
+/// A name to open, and where the result is awaited.
+type Request = (String, Sender<Result<Vec<Interface>, OpenError>>);
+
+/// The thread that opens interfaces while the capture runs. It keeps the capabilities of the thread that started it.
+#[derive(Clone)]
+struct Opener(Sender<Request>);
+
+impl Opener {
+    /// Starts the thread, which ends with the last copy of this.
+    fn start(options: &Options) -> Result<Self, OpenError> {
+        let (requests, taken) = bounded::<Request>(1);
+        let options = options.clone();
+        let work = move || {
+            for (name, reply) in taken {
+                // Nobody waits any more when the program stops.
+                let _ = reply.send(Interface::open(&name, &options));
+            }
+        };
+        threads::spawn("capture-open", work).map_err(|source| OpenError::Thread { source })?;
+        Ok(Self(requests))
+    }
+
+    fn open(&self, name: &str) -> Result<Vec<Interface>, OpenError> {
+        let (reply, opened) = bounded(1);
+        let ended = || OpenError::Thread { source: std::io::ErrorKind::BrokenPipe.into() };
+        self.0.send((name.to_owned(), reply)).map_err(|_| ended())?;
+        opened.recv().map_err(|_| ended())?
+    }
+}
+
+/// What is captured: names, each with its opened shares; without any while it is waited for.
+pub(super) struct Live {
+    interfaces: Vec<(String, Vec<Interface>)>,
+    opener: Opener,
+    shares: u32,
+}
+
+impl Live {
+    /// Opens the interfaces. One that was set down, or with `pcap_interface_wait` one that is not there, is waited for.
+    pub(super) fn open(names: &[String], options: &Options, log: &Log) -> Result<Self, OpenError> {
+        let open = |name: &String| match Interface::open(name, options) {
+            Ok(shares) => Ok((name.clone(), shares)),
+            Err(error) if options.wait && matches!(error, OpenError::NoInterface { .. }) || is_down(name) => {
+                log.event(Event::CaptureLost { interface: name.clone(), error: error.to_string() });
+                Ok((name.clone(), Vec::new()))
+            }
+            Err(error) => Err(error),
+        };
+        let interfaces = names.iter().map(open).collect::<Result<_, _>>()?;
+        Ok(Self { interfaces, opener: Opener::start(options)?, shares: options.threads.max(1) })
+    }
+
+    /// Tables that are filled at the same time.
+    pub(super) fn tables(&self) -> usize {
+        self.interfaces.len() * self.shares as usize
+    }
+
+    /// Captures on all interfaces until the stop.
+    pub(super) fn run(self, setup: &Setup, sink: &mut dyn Sink, stop: &Shutdown) -> Result<SourceEnd, SourceError> {
+        let (queue, records) = bounded(BATCHES);
+        let Self { interfaces, opener, shares } = self;
+        setup.counters.interfaces.set(interfaces.len() as u64);
+        thread::scope(|scope| {
+            let mut threads = Vec::new();
+            let mut refused = None;
+            let places = interfaces.into_iter().flat_map(|(name, opened)| {
+                let seats: Seats = (0..shares).map(|_| Mutex::new(None)).collect();
+                let mut opened = opened.into_iter();
+                (0..shares).map(move |share| (name.clone(), share, opened.next(), Arc::clone(&seats)))
+            });
+            for (name, share, interface, seats) in places {
+                let thread = thread_name(&name, share);
+                let mut worker = Worker {
+                    meter: setup.meter(),
+                    outbox: Outbox::new(queue.clone()),
+                    before: Counts::default(),
+                    flows_before: 0,
+                    drops_before: (0, 0),
+                    away: None,
+                    tried: None,
+                    interface,
+                    name,
+                    share,
+                    seats,
+                    opener: opener.clone(),
+                    setup,
+                };
+                match thread::Builder::new().name(thread.clone()).spawn_scoped(scope, move || worker.run(stop)) {
+                    Ok(thread) => threads.push(thread),
+                    Err(error) => {
+                        // The threads that did start must not run alone, or the scope would wait for them for ever.
+                        stop.trip(Reason::StageEnded("capture"));
+                        refused = Some(failed(&thread, error));
+                        break;
+                    }
+                }
+            }
+            // The channel ends with the last capture thread.
+            drop(queue);
+            let printed = print(setup, &records, sink);
+            drop(records);
+            for thread in threads {
+                if let Err(panic) = thread.join() {
+                    std::panic::resume_unwind(panic);
+                }
+            }
+            // Whether it was the stop or the end of the pipeline: nothing failed here.
+            let _ = printed;
+            refused.map_or(Ok(SourceEnd::Stopped), Err)
+        })
+    }
+}
+
+/// Where the thread that opens an interface again puts the shares of the others.
+type Seats = Arc<[Mutex<Option<Interface>>]>;
 
 /// The system's index of an interface, `None` when it does not exist.
 fn index_of(name: &str) -> Option<u32> {
@@ -208,55 +344,6 @@ impl Outbox {
     }
 }
 
-/// Runs all interfaces until the stop, or until one of them fails.
-pub(super) fn run(
-    setup: &Setup,
-    interfaces: Vec<Interface>,
-    sink: &mut dyn Sink,
-    stop: &Shutdown,
-) -> Result<SourceEnd, SourceError> {
-    let (queue, records) = bounded(BATCHES);
-    thread::scope(|scope| {
-        let mut threads = Vec::new();
-        let mut refused = None;
-        for interface in interfaces {
-            let mut worker = Worker {
-                meter: setup.meter(),
-                counters: &setup.counters,
-                outbox: Outbox::new(queue.clone()),
-                before: Counts::default(),
-                flows_before: 0,
-                drops_before: (0, 0),
-                interface,
-                setup,
-            };
-            let name = worker.interface.thread();
-            match thread::Builder::new().name(name.clone()).spawn_scoped(scope, move || worker.run(stop)) {
-                Ok(thread) => threads.push(thread),
-                Err(error) => {
-                    // The threads that did start must not run alone, or the scope would wait for them for ever.
-                    stop.trip(Reason::StageEnded("capture"));
-                    refused = Some(failed(&name, error));
-                    break;
-                }
-            }
-        }
-        // The channel ends with the last capture thread.
-        drop(queue);
-        let printed = print(setup, &records, sink);
-        drop(records);
-        for thread in threads {
-            match thread.join() {
-                Ok(ended) => ended?,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        // Whether it was the stop or the end of the pipeline: nothing failed here.
-        let _ = printed;
-        refused.map_or(Ok(SourceEnd::Stopped), Err)
-    })
-}
-
 /// Prints records until no capture thread is left.
 fn print(setup: &Setup, records: &Receiver<Vec<Record>>, sink: &mut dyn Sink) -> Result<(), Stopped> {
     let mut ledger = setup.ledger();
@@ -269,7 +356,7 @@ fn print(setup: &Setup, records: &Receiver<Vec<Record>>, sink: &mut dyn Sink) ->
         let now = Instant::now();
         let mut emit = |lines: &[u8]| sink.lines(lines, now);
         let second = epoch_secs();
-        if second.saturating_add(SET_BACK) < latest {
+        if second + SET_BACK < latest {
             ledger.restart(second, &mut emit)?;
             latest = second;
         }
@@ -281,7 +368,7 @@ fn print(setup: &Setup, records: &Receiver<Vec<Record>>, sink: &mut dyn Sink) ->
                 .map(|record| Record { ended: record.ended.min(latest), ..record })
                 .try_for_each(|record| ledger.record(&record, &mut emit))?,
             // The records of a window's last second may come a little after it.
-            Err(RecvTimeoutError::Timeout) => ledger.advance(second.saturating_sub(1), &mut emit)?,
+            Err(RecvTimeoutError::Timeout) => ledger.advance(second - 1, &mut emit)?,
             Err(RecvTimeoutError::Disconnected) => {
                 ledger.stop(&mut emit)?;
                 setup.counters.rows.set(ledger.rows());
@@ -298,59 +385,65 @@ fn print(setup: &Setup, records: &Receiver<Vec<Record>>, sink: &mut dyn Sink) ->
 
 /// One capture thread.
 struct Worker<'a> {
-    interface: Interface,
+    name: String,
+    /// Which of the threads that share the interface's packets, from 0. The first one speaks and opens for all.
+    share: u32,
+    /// `None` while it is waited for.
+    interface: Option<Interface>,
+    seats: Seats,
+    opener: Opener,
     meter: Meter,
-    counters: &'a Counters,
     outbox: Outbox,
     setup: &'a Setup,
     before: Counts,
     flows_before: u64,
     /// By the kernel, by the interface.
     drops_before: (u32, u32),
+    /// Since when no packets can come.
+    away: Option<Instant>,
+    /// When opening was last tried.
+    tried: Option<Instant>,
 }
 
 impl Worker<'_> {
-    fn run(&mut self, stop: &Shutdown) -> Result<(), SourceError> {
-        let ended = self.capture(stop);
-        if ended.is_err() {
-            // One interface less is not what was asked for: the others stop too, print what they have, and the source fails.
-            stop.trip(Reason::StageEnded("capture"));
-        }
+    fn run(&mut self, stop: &Shutdown) {
+        self.capture(stop);
         self.drain();
         let Self { meter, outbox, .. } = self;
         meter.stop(&mut |record| outbox.put(record));
         self.outbox.send();
         self.statistics();
         if self.setup.options.threads > 1 {
-            self.setup.log.event(Event::CaptureShare {
-                interface: self.interface.name.clone(),
-                thread: u64::from(self.interface.share),
-                packets: self.before.seen,
-            });
+            let (interface, thread) = (self.name.clone(), u64::from(self.share));
+            self.setup.log.event(Event::CaptureShare { interface, thread, packets: self.before.seen });
         }
-        ended
     }
 
-    fn capture(&mut self, stop: &Shutdown) -> Result<(), SourceError> {
+    fn capture(&mut self, stop: &Shutdown) {
         let mut counted = Instant::now();
-        let mut is_down = false;
+        if self.interface.is_none() {
+            self.begin_away();
+        }
         while !stop.is_tripped() && !self.outbox.closed {
-            match self.turn() {
-                Ok(0) => {
-                    self.idle();
-                    self.wait(stop);
-                }
-                Ok(_) => {}
-                // An interface that is down comes back by itself; one that is gone does not.
-                Err(error)
-                    if self.interface.index != 0 && index_of(&self.interface.name) != Some(self.interface.index) =>
-                {
-                    return Err(failed(&self.interface.name, error));
-                }
-                Err(error) => {
-                    self.tell(&mut is_down, Some(error.to_string()));
-                    self.idle();
+            if self.interface.is_none() {
+                self.idle();
+                if !self.seek() {
                     stop.wait(LINGER);
+                }
+            } else {
+                match self.turn() {
+                    Ok(0) => {
+                        self.idle();
+                        self.wait(stop);
+                    }
+                    Ok(_) => {}
+                    Err(error) if self.is_gone() => self.lose(&error.to_string()),
+                    // An interface that is down comes back by itself.
+                    Err(error) => {
+                        self.tell(Some(error.to_string()));
+                        self.idle();
+                        stop.wait(LINGER);
+                    }
                 }
             }
             if self.outbox.since.elapsed() >= LINGER {
@@ -358,35 +451,109 @@ impl Worker<'_> {
             }
             if counted.elapsed() >= STATISTICS {
                 counted = Instant::now();
-                self.interface.begin = Stamp::from_micros(0);
                 self.follow_clock();
                 self.statistics();
-                // libpcap waits for an interface that was set down without a word.
-                self.tell(&mut is_down, self.interface.is_down().then(|| "it was set down".to_owned()));
+                if self.is_gone() {
+                    self.lose("it was removed, renamed or made again");
+                } else if let Some(interface) = &mut self.interface {
+                    interface.begin = Stamp::MIN;
+                    // libpcap waits for an interface that was set down without a word.
+                    self.tell(is_down(&self.name).then(|| "it was set down".to_owned()));
+                }
             }
         }
-        Ok(())
+    }
+
+    fn is_gone(&self) -> bool {
+        self.interface.as_ref().is_some_and(|interface| !interface.is_there())
     }
 
     /// Says that the interface is down, and why, or up again, when that is new.
-    fn tell(&self, is_down: &mut bool, now_down: Option<String>) {
-        let was_down = std::mem::replace(is_down, now_down.is_some());
-        let interface = self.interface.name.clone();
+    fn tell(&mut self, now_down: Option<String>) {
+        let interface = self.name.clone();
         match now_down {
-            _ if self.interface.share > 0 => {}
-            Some(error) if !was_down => self.setup.log.event(Event::CaptureDown { interface, error }),
-            None if was_down => self.setup.log.event(Event::CaptureUp { interface }),
+            Some(error) if self.away.is_none() => {
+                self.begin_away();
+                self.say(Event::CaptureDown { interface, error });
+            }
+            None if self.away.is_some() => {
+                self.end_away();
+                self.say(Event::CaptureUp { interface });
+            }
             _ => {}
         }
     }
 
+    /// The interface is gone: what its ring still holds is counted, and it is closed.
+    fn lose(&mut self, error: &str) {
+        self.drain();
+        self.statistics();
+        self.interface = None;
+        self.drops_before = (0, 0);
+        self.begin_away();
+        self.say(Event::CaptureLost { interface: self.name.clone(), error: error.to_owned() });
+    }
+
+    /// Opens the interface when it is there again; true when it has been opened.
+    fn seek(&mut self) -> bool {
+        if self.share > 0 {
+            let mut seat = self.seats[self.share as usize].lock().unwrap_or_else(PoisonError::into_inner);
+            // What was put here for a thread that was late may be gone again.
+            self.interface = seat.take().filter(Interface::is_there);
+            return self.interface.is_some();
+        }
+        let is_there = self.name == "any" || index_of(&self.name).is_some() && !is_down(&self.name);
+        if !is_there || self.tried.is_some_and(|tried| tried.elapsed() < RETRY) {
+            return false;
+        }
+        self.tried = Some(Instant::now());
+        match self.opener.open(&self.name) {
+            Ok(opened) => {
+                for (seat, interface) in self.seats.iter().zip(opened) {
+                    *seat.lock().unwrap_or_else(PoisonError::into_inner) = Some(interface);
+                }
+                self.interface = self.seats[0].lock().unwrap_or_else(PoisonError::into_inner).take();
+                let away = self.end_away();
+                self.tried = None;
+                self.say(Event::CaptureFound { interface: self.name.clone(), away });
+            }
+            Err(error) => self.say(Event::CaptureLost { interface: self.name.clone(), error: error.to_string() }),
+        }
+        self.interface.is_some()
+    }
+
+    /// The other threads of an interface keep silent: its state is told and counted once.
+    fn say(&self, event: Event) {
+        if self.share == 0 {
+            self.setup.log.event(event);
+        }
+    }
+
+    fn begin_away(&mut self) {
+        if self.away.is_none() {
+            self.away = Some(Instant::now());
+            if self.share == 0 {
+                self.setup.counters.interfaces_away.add(1);
+                self.setup.counters.interface_losses.add(1);
+            }
+        }
+    }
+
+    fn end_away(&mut self) -> Duration {
+        let since = self.away.take();
+        if since.is_some() && self.share == 0 {
+            self.setup.counters.interfaces_away.sub(1);
+        }
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     /// Counts what the ring holds, up to [`PACKETS_A_TURN`] packets.
     fn turn(&mut self) -> Result<usize, pcap::Error> {
-        let Self { interface, meter, outbox, .. } = self;
+        let Self { interface: Some(interface), meter, outbox, .. } = self else { return Ok(0) };
         let (link_type, iface, begin) = (Some(interface.link_type), interface.index, interface.begin);
         interface.handle.dispatch(Some(PACKETS_A_TURN), |packet| {
             let (secs, micros) = (packet.header.ts.tv_sec, packet.header.ts.tv_usec);
-            let stamp = Stamp::new(secs.cast_unsigned(), u32::try_from(micros).unwrap_or(0));
+            let stamp = Stamp::new(secs, u32::try_from(micros).unwrap_or(0));
             if stamp < begin {
                 return;
             }
@@ -404,16 +571,17 @@ impl Worker<'_> {
     /// Ends all flows when the system's clock was set back, for none would end until it is where it was.
     fn follow_clock(&mut self) {
         let Self { meter, outbox, .. } = self;
-        if epoch_secs().saturating_add(SET_BACK) < meter.clock() {
+        if epoch_secs() + SET_BACK < meter.clock() {
             meter.stop(&mut |record| outbox.put(record));
         }
     }
 
     /// Waits for the ring, the stop, or the next thing that is due.
     fn wait(&self, stop: &Shutdown) {
+        let Some(interface) = &self.interface else { return };
         let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(LINGER.subsec_nanos()) };
         let mut fds = [
-            PollFd::from_borrowed_fd(self.interface.handle.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(interface.handle.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(stop.fd(), PollFlags::IN),
         ];
         // An interrupted wait is as good as one that ended.
@@ -426,7 +594,9 @@ impl Worker<'_> {
         while began.elapsed() < LAST_READ && !self.outbox.closed {
             match self.turn() {
                 Ok(1..) => {}
-                Ok(0) if began.elapsed() < LAST_BLOCK => thread::park_timeout(Duration::from_millis(10)),
+                _ if self.interface.is_none() => return,
+                // Also an interface that is gone has a block that is still to be handed over.
+                Ok(0) | Err(_) if began.elapsed() < LAST_BLOCK => thread::park_timeout(Duration::from_millis(10)),
                 Ok(0) | Err(_) => return,
             }
         }
@@ -434,27 +604,27 @@ impl Worker<'_> {
 
     fn statistics(&mut self) {
         let counts = self.meter.counts();
-        self.counters.add(&counts, &self.before);
+        let counters = &self.setup.counters;
+        self.setup.count(&counts, &self.before);
         self.before = counts;
         // The gauge is the sum over all interfaces, so each adds its change; the addition wraps.
         let flows = self.meter.flows() as u64;
-        self.counters.flows.add(flows.wrapping_sub(self.flows_before));
+        counters.flows.add(flows.wrapping_sub(self.flows_before));
         self.flows_before = flows;
-        let Ok(statistics) = self.interface.handle.stats() else { return };
+        let Some(Ok(statistics)) = self.interface.as_mut().map(|interface| interface.handle.stats()) else { return };
         let (kernel, interface) = self.drops_before;
         let dropped = statistics.dropped.wrapping_sub(kernel);
-        self.counters.dropped_by_kernel.add(u64::from(dropped));
-        self.counters.dropped_by_interface.add(u64::from(statistics.if_dropped.wrapping_sub(interface)));
+        counters.dropped_by_kernel.add(u64::from(dropped));
+        counters.dropped_by_interface.add(u64::from(statistics.if_dropped.wrapping_sub(interface)));
         self.drops_before = (statistics.dropped, statistics.if_dropped);
         if dropped > 0 {
-            self.setup
-                .log
-                .event(Event::CaptureDropped { interface: self.interface.name.clone(), packets: u64::from(dropped) });
+            let (interface, packets) = (self.name.clone(), u64::from(dropped));
+            self.setup.log.event(Event::CaptureDropped { interface, packets });
         }
     }
 }
 
 /// The second that the packets' stamps of now are in.
-fn epoch_secs() -> u32 {
-    u32::try_from(clock::now().timestamp()).unwrap_or(u32::MAX)
+fn epoch_secs() -> i64 {
+    clock::now().timestamp()
 }

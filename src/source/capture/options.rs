@@ -24,6 +24,23 @@ pub struct Key {
     pub value: String,
 }
 
+impl Key {
+    /// Whether pmacct counts something else by this key, so that rows without it differ from pmacct's.
+    pub fn changes_counts(&self) -> bool {
+        const CHANGE: [&str; 8] = [
+            "aggregate_filter",
+            "aggregate_primitives",
+            "classifiers",
+            "pcap_ifindex",
+            "pcap_interfaces_map",
+            "pre_tag_filter",
+            "pre_tag_map",
+            "sampling_map",
+        ];
+        CHANGE.contains(&self.key.as_str())
+    }
+}
+
 /// A value that is not right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key}: {value:?} is not right; {expected}")]
@@ -86,6 +103,10 @@ pub struct Options {
     pub sampling_rate: u32,
     /// `nfacctd_renormalize` (false).
     pub renormalize: bool,
+    /// `pcap_direction`: only packets that come in, or go out.
+    pub direction: Option<pcap::Direction>,
+    /// `pcap_interface_wait` (false): interfaces that are not there at the start are waited for.
+    pub wait: bool,
     /// `networks_file`, for the primitives src_net, dst_net, src_mask and dst_mask.
     pub networks_file: Option<PathBuf>,
 }
@@ -120,6 +141,8 @@ impl Options {
             stitching: false,
             sampling_rate: 1,
             renormalize: false,
+            direction: None,
+            wait: false,
             networks_file: None,
         }
     }
@@ -197,6 +220,13 @@ impl Reader {
             "pcap_interface" | "interface" => self.interfaces = Some((key.line, key.value.clone())),
             "pcap_savefile" => self.savefile = Some((key.line, key.value.clone())),
             "pcap_filter" => self.filter = Some(key.clone()),
+            "pcap_direction" => match key.value.as_str() {
+                "in" => self.settings().direction = Some(pcap::Direction::In),
+                "out" => self.settings().direction = Some(pcap::Direction::Out),
+                _ => {
+                    self.wrong::<()>(key, "it takes in or out");
+                }
+            },
             "pcap_protocol" => {
                 let number = match key.value.strip_prefix("0x") {
                     Some(hex) => u16::from_str_radix(hex, 16).ok(),
@@ -279,6 +309,7 @@ impl Reader {
             "print_num_protos" | "num_protos" => &mut self.settings().numeric_protocols,
             "nfacctd_stitching" => &mut self.settings().stitching,
             "nfacctd_renormalize" => &mut self.settings().renormalize,
+            "pcap_interface_wait" => &mut self.settings().wait,
             "timestamps_since_epoch" => &mut self.epoch,
             "timestamps_rfc3339" => &mut self.rfc3339,
             "timestamps_utc" => &mut self.utc,

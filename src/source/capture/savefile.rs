@@ -1,7 +1,8 @@
 //! Capture files: pcap and pcapng, as bytes come.
 //!
-//! Reads what libpcap's reader does and more: both byte orders, micro- and nanoseconds, and in pcapng sections, several
-//! interfaces of different link types and time units in one file. It does no reading itself: bytes are put in by
+//! Reads what libpcap's reader does and more: both byte orders, micro- and nanoseconds, the longer records of Kuznetzov's
+//! libpcap and the header of Ixia's, and in pcapng sections, several interfaces of different link types and time units in one
+//! file. It does no reading itself: bytes are put in by
 //! [`Savefile::space`] and [`Savefile::filled`], frames come out by [`Savefile::frame`], and so a file, a pipe and a
 //! test are the same. Memory is bounded by [`MAX_FRAME`] and [`MAX_INTERFACES`] whatever the bytes say.
 //!
@@ -75,7 +76,8 @@ enum Ticks {
 }
 
 impl Ticks {
-    fn stamp(self, ticks: u64, offset: i64) -> Stamp {
+    /// The stamp, and whether that is what the file says: [`Stamp`] has the years from 0 to 9999.
+    fn stamp(self, ticks: u64, offset: i64) -> (Stamp, bool) {
         let micros = match self {
             Self::Decimal(power @ 0..=6) => u128::from(ticks) * 10u128.pow(u32::from(6 - power)),
             Self::Decimal(power @ 7..=38) => u128::from(ticks) / 10u128.pow(u32::from(power - 6)),
@@ -83,7 +85,9 @@ impl Ticks {
             Self::Binary(power) => (u128::from(ticks) * 1_000_000).checked_shr(u32::from(power)).unwrap_or(0),
         };
         let shifted = i128::try_from(micros).unwrap_or(i128::MAX).saturating_add(i128::from(offset) * 1_000_000);
-        Stamp::from_micros(u64::try_from(shifted.max(0)).unwrap_or(u64::MAX))
+        let most = if shifted < 0 { i64::MIN } else { i64::MAX };
+        let stamp = Stamp::from_micros(i64::try_from(shifted).unwrap_or(most));
+        (stamp, i128::from(stamp.micros()) == shifted)
     }
 }
 
@@ -136,6 +140,8 @@ enum Format {
         link_type: u32,
         ticks: Ticks,
         lengths: Lengths,
+        /// Bytes before each frame.
+        record_header: usize,
     },
     Pcapng {
         order: Order,
@@ -157,6 +163,7 @@ pub struct Savefile {
     at: u64,
     /// Of the last frame; simple packet blocks have none of their own.
     last: Stamp,
+    beyond: u64,
 }
 
 impl Default for Savefile {
@@ -168,7 +175,7 @@ impl Default for Savefile {
 /// What the front of the buffer is.
 enum Step {
     /// A frame: the length of the record, where its bytes lie, and what the header says.
-    Frame { record: usize, from: usize, to: usize, link_type: u32, stamp: Stamp, wire_len: u32 },
+    Frame { record: usize, from: usize, to: usize, link_type: u32, stamp: (Stamp, bool), wire_len: u32 },
     /// Something of this length without a frame.
     Other { length: u64 },
     /// More bytes are needed.
@@ -178,7 +185,22 @@ enum Step {
 impl Savefile {
     /// A reader that has seen nothing.
     pub fn new() -> Self {
-        Self { format: Format::Unknown, buffer: Vec::new(), start: 0, end: 0, skip: 0, at: 0, last: Stamp::default() }
+        let (buffer, last) = (Vec::new(), Stamp::default());
+        Self { format: Format::Unknown, buffer, start: 0, end: 0, skip: 0, at: 0, last, beyond: 0 }
+    }
+
+    /// Frames so far whose stamps lie before the year 0 or after 9999, and were taken for the nearest that does not.
+    pub fn stamps_beyond(&self) -> u64 {
+        self.beyond
+    }
+
+    /// The numbers of the link types that the file has told so far.
+    pub fn link_types(&self) -> Vec<u32> {
+        match &self.format {
+            Format::Unknown => Vec::new(),
+            Format::Pcap { link_type, .. } => vec![*link_type],
+            Format::Pcapng { interfaces, .. } => interfaces.iter().map(|interface| interface.link_type).collect(),
+        }
     }
 
     /// Room for the next bytes of the file, never empty. To be filled from the front and told by [`Savefile::filled`].
@@ -214,8 +236,8 @@ impl Savefile {
     pub fn frame(&mut self) -> Result<Option<Captured<'_>>, FormatError> {
         loop {
             let step = match &self.format {
-                Format::Pcap { order, link_type, ticks, lengths } => {
-                    self.pcap_record(*order, *link_type, *ticks, *lengths)?
+                Format::Pcap { order, link_type, ticks, lengths, record_header } => {
+                    self.pcap_record(*order, *link_type, *ticks, *lengths, *record_header)?
                 }
                 _ if self.skip > 0 => Step::Wait,
                 Format::Unknown => self.begin()?,
@@ -231,6 +253,8 @@ impl Savefile {
                     let (from, to) = (self.start + from, self.start + to);
                     self.start += record;
                     self.at += record as u64;
+                    let (stamp, is_told) = stamp;
+                    self.beyond += u64::from(!is_told);
                     self.last = stamp;
                     let bytes = &self.buffer[from..to];
                     return Ok(Some(Captured { link_type, stamp, wire_len, bytes }));
@@ -253,11 +277,18 @@ impl Savefile {
     /// Recognises the format.
     fn begin(&mut self) -> Result<Step, FormatError> {
         let Some(magic) = self.front().first_chunk::<4>().copied() else { return Ok(Step::Wait) };
-        let (order, power) = match magic {
-            [0xd4, 0xc3, 0xb2, 0xa1] => (Order::Little, 6),
-            [0xa1, 0xb2, 0xc3, 0xd4] => (Order::Big, 6),
-            [0x4d, 0x3c, 0xb2, 0xa1] => (Order::Little, 9),
-            [0xa1, 0xb2, 0x3c, 0x4d] => (Order::Big, 9),
+        // The order, the digits of a second's fraction, the length of the file's header and of a record's.
+        let (order, power, file_header, record_header) = match magic {
+            [0xd4, 0xc3, 0xb2, 0xa1] => (Order::Little, 6, 24, 16),
+            [0xa1, 0xb2, 0xc3, 0xd4] => (Order::Big, 6, 24, 16),
+            [0x4d, 0x3c, 0xb2, 0xa1] => (Order::Little, 9, 24, 16),
+            [0xa1, 0xb2, 0x3c, 0x4d] => (Order::Big, 9, 24, 16),
+            // Kuznetzov's: interface, protocol and direction of each frame follow the lengths.
+            [0x34, 0xcd, 0xb2, 0xa1] => (Order::Little, 6, 24, 24),
+            [0xa1, 0xb2, 0xcd, 0x34] => (Order::Big, 6, 24, 24),
+            // Ixia's, of its hardware and of its software: the bytes of all records follow the header.
+            [0xab | 0xac, 0x01, 0x00, 0x1c] => (Order::Little, 9, 28, 16),
+            [0x1c, 0x00, 0x01, 0xab | 0xac] => (Order::Big, 9, 28, 16),
             [0x0a, 0x0d, 0x0d, 0x0a] => {
                 self.format = Format::Pcapng { order: Order::Little, interfaces: Vec::new() };
                 return self.block();
@@ -272,12 +303,19 @@ impl Savefile {
             (2, 3) => Lengths::Unsure,
             _ => Lengths::KeptFirst,
         };
-        self.format = Format::Pcap { order, link_type, ticks: Ticks::Decimal(power), lengths };
-        Ok(Step::Other { length: 24 })
+        self.format = Format::Pcap { order, link_type, ticks: Ticks::Decimal(power), lengths, record_header };
+        Ok(Step::Other { length: file_header })
     }
 
     #[inline]
-    fn pcap_record(&self, order: Order, link_type: u32, ticks: Ticks, lengths: Lengths) -> Result<Step, FormatError> {
+    fn pcap_record(
+        &self,
+        order: Order,
+        link_type: u32,
+        ticks: Ticks,
+        lengths: Lengths,
+        header_len: usize,
+    ) -> Result<Step, FormatError> {
         if self.skip > 0 {
             return Ok(Step::Wait);
         }
@@ -289,13 +327,14 @@ impl Savefile {
         if kept > MAX_FRAME {
             return Err(FormatError::Length { at: self.at, length: kept as u64 });
         }
-        if front.len() < 16 + kept {
+        let record = header_len + kept;
+        if front.len() < record {
             return Ok(Step::Wait);
         }
-        let (secs, fraction) = (u64::from(order.u32(header, 0)), order.u32(header, 4));
+        let (secs, fraction) = (i64::from(order.u32(header, 0)), order.u32(header, 4));
         let micros = if ticks == Ticks::Decimal(9) { fraction / 1000 } else { fraction };
-        let stamp = Stamp::new(secs, micros);
-        Ok(Step::Frame { record: 16 + kept, from: 16, to: 16 + kept, link_type, stamp, wire_len })
+        let stamp = (Stamp::new(secs, micros), true);
+        Ok(Step::Frame { record, from: header_len, to: record, link_type, stamp, wire_len })
     }
 
     /// One pcapng block.
@@ -336,7 +375,7 @@ impl Savefile {
                 let (wire_len, data) = (order.u32(body.get(..4).ok_or(damaged)?, 0), &body[4..]);
                 let limit = if first.snaplen == 0 { u32::MAX } else { first.snaplen };
                 let to = 12 + data.len().min(wire_len.min(limit) as usize).min(MAX_FRAME);
-                let (link_type, stamp) = (first.link_type, self.last);
+                let (link_type, stamp) = (first.link_type, (self.last, true));
                 return Ok(Step::Frame { record: length, from: 12, to, link_type, stamp, wire_len });
             }
             // The enhanced packet block, and the obsolete one whose interface number has 16 bits.
@@ -392,7 +431,7 @@ fn interface(order: Order, body: &[u8]) -> Option<Interface> {
 mod tests {
     use super::*;
 
-    type Owned = (u32, u64, u32, Vec<u8>);
+    type Owned = (u32, i64, u32, Vec<u8>);
 
     /// Reads `file` in pieces of `piece` bytes.
     fn read(file: &[u8], piece: usize) -> (Vec<Owned>, Result<bool, FormatError>) {
@@ -522,6 +561,45 @@ mod tests {
         }
         let stray = [&file[..28], &frame(3, 0, b"")].concat();
         assert_eq!(read(&stray, 64).1, Err(FormatError::Interface { at: 28, interface: 3 }));
+    }
+
+    #[test]
+    fn the_headers_of_modified_libpcaps_are_read() {
+        for (magic, after_file_header, after_header, fraction) in [
+            ([0x34, 0xcd, 0xb2, 0xa1], 0, 8, 5),
+            ([0xa1, 0xb2, 0xcd, 0x34], 0, 8, 5),
+            ([0xac, 0x01, 0x00, 0x1c], 4, 0, 5_999),
+            ([0x1c, 0x00, 0x01, 0xab], 4, 0, 5_999),
+        ] {
+            let mut file = pcap([magic[0], 0, 0, 0], 1, &[]);
+            if matches!(magic[0], 0xa1 | 0x1c) {
+                file = pcap([0xa1, 0, 0, 0], 1, &[]);
+            }
+            file[..4].copy_from_slice(&magic);
+            file.resize(file.len() + after_file_header, 9);
+            let is_big = matches!(magic[0], 0xa1 | 0x1c);
+            for _ in 0..2 {
+                for n in [7, fraction, 3, 10_u32] {
+                    file.extend(if is_big { n.to_be_bytes() } else { n.to_le_bytes() });
+                }
+                file.resize(file.len() + after_header, 9);
+                file.extend(b"abc");
+            }
+            for piece in [1, 1 << 20] {
+                let (frames, end) = read(&file, piece);
+                assert_eq!(end, Ok(true), "{magic:02x?}");
+                assert_eq!(frames, vec![(1, 7_000_005, 10, b"abc".to_vec()); 2], "{magic:02x?}");
+            }
+        }
+    }
+
+    #[test]
+    fn stamps_before_1970_and_after_2106_are_as_they_are() {
+        let of = |ticks, offset| Ticks::Decimal(6).stamp(ticks, offset);
+        assert_eq!(of(500_000, -10), (Stamp::from_micros(-9_500_000), true));
+        assert_eq!(of(0, 5_000_000_000), (Stamp::new(5_000_000_000, 0), true));
+        assert_eq!(of(u64::MAX, 0), (Stamp::MAX, false));
+        assert_eq!(of(0, i64::MIN), (Stamp::MIN, false));
     }
 
     #[test]

@@ -545,7 +545,7 @@ impl Maker {
         (bytes.into_iter().chain(inner).collect(), outer)
     }
 
-    /// A frame that is no packet of any flow.
+    /// A frame that is no packet of any flow, or only what a cut left of one.
     fn reject(&mut self) {
         let link_type = self.rng.pick(&self.link_types.clone());
         let way = Way {
@@ -557,8 +557,9 @@ impl Maker {
         };
         let (segment, _, _) = self.segment(way, 10);
         let mut ip = ipv4(way, 0, 0, Place::default(), &segment).bytes;
-        let (mut bytes, _) = self.link(link_type, false);
+        let (mut bytes, link) = self.link(link_type, false);
         let head = bytes.len();
+        let ip_len = ip.len() as u64;
         let raw = matches!(link_type, RAW | LOOPBACK);
         let (reason, kept, wire) = match self.rng.below(10) {
             0 if !raw => {
@@ -575,7 +576,8 @@ impl Maker {
             7 => ("short_frame", 0, 0),
             8 => ("cut_by_snaplen", 0, head + 38),
             2 => ("cut_by_snaplen", head + 19, head + 38),
-            3 => ("cut_by_snaplen", head + 22, head + 38),
+            // The addresses and the length are whole, the ports are not: it counts without them.
+            3 => ("", head + 22, head + 38),
             4 if !raw => {
                 ip[0] = 0x55;
                 // Below labels the version decides whether it is IP at all, so keep to the plain stack.
@@ -602,7 +604,12 @@ impl Maker {
         bytes.truncate(kept);
         let micros = self.tick();
         self.beyond.clear();
-        self.out.push(Sent { micros, link_type, bytes, wire_len: wire as u32, truth: Err(reason), beyond: Vec::new() });
+        let without_ports = Way { src_port: 0, dst_port: 0, ..way };
+        let truth = match reason {
+            "" => Ok(Counted { way: without_ports, bytes: ip_len, tcp_flags: 0, tos: 0, link }),
+            reason => Err(reason),
+        };
+        self.out.push(Sent { micros, link_type, bytes, wire_len: wire as u32, truth, beyond: Vec::new() });
     }
 }
 
