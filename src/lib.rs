@@ -19,7 +19,7 @@
 //! signal. Order costs nothing: the source queues the *receiver* of each batch's answer, the spool thread takes them in
 //! turn. A file is one gzip member although many threads pack it: each batch becomes raw deflate ended by a sync flush,
 //! the spool writes the gzip header, the pieces, and at seal an empty final block and the combined CRC-32. So any reader
-//! opens it, and a torn `.part` is cut back to its last whole piece.
+//! opens it, and a torn `.part` is cut back to its last whole piece without packing anew.
 //!
 //! Where a file ends is decided where the order is made ([`line::Batcher`]), not where it is written: only so can a piece
 //! refer to the window of the piece before it and never to one in another file.
@@ -56,7 +56,7 @@
 //! 4. Every queue is bounded, and the bound has a reason. Memory does not grow with the input, the backlog or the length of
 //!    a line.
 //! 5. SIGTERM ends the process in `processor_shutdown_timeout_sec` + 1 s, whatever hangs.
-//! 6. No name is ever used twice.
+//! 6. No name is ever used twice; nothing that can still be read is ever deleted by salvage.
 //!
 //! # What is absent on purpose
 //!

@@ -5,16 +5,16 @@
 //! .processor.lock     locked while a processor runs here; holds its process id
 //! .processor.next     the next file's index, on disk before it is used
 //! .processor.token    marks this directory's temp files on servers
-//! NAME.part           the open segment: gzip header, pieces; cut back to its last whole piece after a crash
+//! NAME.part           the open segment: gzip header, pieces; salvaged after a crash
 //! NAME.csv.gz         sealed: trailer, fsync, rename, fsync of the directory; the uploader's queue
 //! rejects/            lines set aside, one text file a day
+//! torn/               torn files that salvage could not bring through whole, as they were
 //! ```
 //!
 //! [`Spool`] tries each thing once and says why it failed; waiting and trying again is the pipeline's. A call that failed
 //! may be made again with the same arguments: nothing is written twice. It never overwrites a file and never removes one
 //! that it did not write, but for the oldest sealed segments under `drop-oldest`.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -39,20 +39,16 @@ pub mod queue;
 mod rejects;
 pub mod salvage;
 pub mod segment;
+mod torn;
 
 use dir::{Dir, Entry};
 use names::Names;
 use rejects::{Outcome, Rejects};
-use salvage::{Finding, Salvaged};
 use segment::Segment;
+use torn::{Room, Torn};
 
 /// Locked while a processor owns the directory.
 const LOCK: &str = ".processor.lock";
-/// How often a torn file that fails for another reason than a full or read-only disk is tried before it is set aside: a
-/// passing fault is over by then, a broken sector is not, and it must not hold back the lines that come.
-const SALVAGE_TRIES: u32 = 3;
-/// Where a torn file is packed anew.
-const REPACK: &str = ".processor.repack";
 
 /// `processor_spool_full`: what gives way when the spool is at its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -133,8 +129,8 @@ pub struct Spool {
     header: HeaderMode,
     names: Names,
     open: Option<Segment>,
-    /// Files of an earlier life that could not be made whole yet, oldest first.
-    torn: VecDeque<Torn>,
+    /// Files of an earlier life that wait for salvage.
+    torn: Torn,
     rejects: Rejects,
     /// Lines of all batches so far, for the line numbers in messages.
     lines_seen: u64,
@@ -146,15 +142,8 @@ pub struct Spool {
     _lock: File,
 }
 
-/// A torn file and how often it was tried.
-#[derive(Debug)]
-struct Torn {
-    part: Entry,
-    tries: u32,
-}
-
 impl Spool {
-    /// Takes the directory (made when missing), makes whole what an earlier life left open; once `shutdown` is tripped, the
+    /// Takes the directory (made when missing), salvages what an earlier life left open; once `shutdown` is tripped, the
     /// rest of that waits for the next start.
     ///
     /// # Errors
@@ -175,23 +164,10 @@ impl Spool {
         let dir = Dir::open(&options.dir).map_err(failed("open"))?;
         let lock = take_lock(&dir)?;
         let mut names = Names::open(&dir, &options.prefix, options.zone).map_err(failed("store the file counter"))?;
-        // What a killed repacking left is of no use to anybody.
-        forget_repack(&dir).map_err(failed("remove a left-over of an earlier run"))?;
-        let mut torn = VecDeque::new();
-        let parts = sorted(dir.files(names::is_part).map_err(failed("read"))?);
-        stats.salvage_total_bytes.set(parts.iter().map(|part| part.len).sum());
-        for part in parts {
-            if shutdown.is_tripped() {
-                torn.push_back(Torn { part, tries: 0 });
-                continue;
-            }
-            let done = stats.salvage_done_bytes.get() + part.len;
-            if let Err(error) = salvage_part(&dir, &part, &mut names, (&stats, &log)) {
-                log.event(Event::SegmentWaits { path: dir.path().join(&part.name), error: error.to_string() });
-                torn.push_back(Torn { part, tries: 1 });
-            }
-            stats.salvage_done_bytes.set(done);
-        }
+        let mut room = Room { dir: &dir, names: &mut names, stats: &stats, log: &log, shutdown };
+        let mut torn = Torn::find(&room).map_err(failed("go on with the salvage of an earlier run"))?;
+        torn.salvage_all(&mut room);
+        torn::count(&dir, &stats);
         let rejects = Rejects::new(&options.prefix, options.zone);
         let spool = Self {
             dir,
@@ -266,6 +242,7 @@ impl Spool {
         self.stats.sealed_bytes.add(sealed.len);
         self.stats.spool_files.add(1);
         self.stats.spool_bytes.add(sealed.len);
+        torn::count(&self.dir, &self.stats);
         self.log.event(Event::FileRotated {
             path: self.dir.path().join(&sealed.name),
             raw_bytes: sealed.raw_bytes,
@@ -285,7 +262,8 @@ impl Spool {
         now: Instant,
         wall: DateTime<Utc>,
     ) -> Result<Segment, Trouble> {
-        self.make_torn_whole()?;
+        let Self { dir, names, stats, log, shutdown, torn, .. } = self;
+        torn.salvage_due(&mut Room { dir, names, stats, log, shutdown })?;
         self.make_room()?;
         let name = self.names.give(wall).map_err(|source| io_trouble(&self.dir, source))?;
         let mut segment = Segment::create(&self.dir, name, now).map_err(|source| io_trouble(&self.dir, source))?;
@@ -296,31 +274,6 @@ impl Spool {
             return Err(io_trouble(&self.dir, source));
         }
         Ok(segment)
-    }
-
-    /// Tries again what the start could not make whole. A disk that is full or read-only takes no new segment either, so
-    /// it is waited for; any other fault is only tried [`SALVAGE_TRIES`] times.
-    fn make_torn_whole(&mut self) -> Result<(), Trouble> {
-        while let Some(torn) = self.torn.front_mut().filter(|_| !self.shutdown.is_tripped()) {
-            let path = self.dir.path().join(&torn.part.name);
-            match salvage_part(&self.dir, &torn.part, &mut self.names, (&self.stats, &self.log)) {
-                Ok(len) => {
-                    self.stats.spool_files.add(u64::from(len.is_some()));
-                    self.stats.spool_bytes.add(len.unwrap_or(0));
-                }
-                Err(source) if is_full(&source) => return Err(Trouble::Io { path, source }),
-                Err(source) => {
-                    torn.tries += 1;
-                    if torn.tries < SALVAGE_TRIES {
-                        return Err(Trouble::Io { path, source });
-                    }
-                    set_aside(&self.dir, &torn.part, &source, &self.log)
-                        .map_err(|source| Trouble::Io { path, source })?;
-                }
-            }
-            self.torn.pop_front();
-        }
-        Ok(())
     }
 
     /// Adds what a batch said to the numbers and to the log, and keeps its rejected lines.
@@ -484,109 +437,4 @@ fn count_lines(file: &File) -> (u64, u64) {
         bytes += got as u64;
     }
     (lines, bytes)
-}
-
-/// Makes one torn file whole and seals it; its length then. Removes it when nothing is in it, moves it aside when it is
-/// not ours. May be called again after an error.
-fn salvage_part(dir: &Dir, part: &Entry, names: &mut Names, (stats, log): (&Stats, &Log)) -> io::Result<Option<u64>> {
-    let path = dir.path().join(&part.name);
-    let stem = part.name.strip_suffix(names::PART).unwrap_or(&part.name);
-    let mut name = format!("{stem}{}", names::SEALED);
-    let file = match dir.open_write(&part.name) {
-        // An earlier call came as far as the renaming.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-        Ok(file) => file,
-    };
-    if is_same_file(&file, dir.open_read(&name)) {
-        // Sealed by a link, where the file system has no other way, and killed before the first name was gone.
-        dir.remove(&part.name)?;
-        dir.sync()?;
-        return Ok(None);
-    }
-    let before = stats.salvage_done_bytes.get();
-    let mut note = |bytes| stats.salvage_done_bytes.set(before + bytes);
-    let Salvaged { lines, cut_bytes, .. } = match make_whole(dir, part, &file, &mut note)? {
-        Whole::Yes(salvaged) => salvaged,
-        Whole::Empty => {
-            dir.remove(&part.name)?;
-            dir.sync()?;
-            stats.salvage_cut_bytes.add(part.len);
-            log.event(Event::SegmentSalvaged { path, lines: 0, cut_bytes: part.len });
-            return Ok(None);
-        }
-        Whole::Foreign => {
-            let error = io::Error::new(io::ErrorKind::InvalidData, "not a gzip file");
-            set_aside(dir, part, &error, log)?;
-            return Ok(None);
-        }
-    };
-    if let Err(error) = dir.rename_new(&part.name, &name) {
-        if error.kind() != io::ErrorKind::AlreadyExists {
-            return Err(error);
-        }
-        name = format!("{}{}", names.give(crate::clock::now())?, names::SEALED);
-        dir.rename_new(&part.name, &name)?;
-    }
-    dir.sync()?;
-    let len = dir.open_read(&name)?.metadata()?.len();
-    stats.salvaged_files.add(1);
-    stats.salvage_cut_bytes.add(cut_bytes);
-    log.event(Event::SegmentSalvaged { path: dir.path().join(name), lines, cut_bytes });
-    Ok(Some(len))
-}
-
-fn is_same_file(file: &File, other: io::Result<File>) -> bool {
-    let identity = |file: &File| file.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
-    other.is_ok_and(|other| identity(file).is_some() && identity(file) == identity(&other))
-}
-
-/// True when the disk has no room or takes no writes at all, whatever the file.
-fn is_full(error: &io::Error) -> bool {
-    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
-}
-
-/// Whether a torn file is a segment now.
-enum Whole {
-    Yes(Salvaged),
-    Empty,
-    Foreign,
-}
-
-fn make_whole(dir: &Dir, part: &Entry, file: &File, note: &mut dyn FnMut(u64)) -> io::Result<Whole> {
-    match salvage::examine_noting(file, note)? {
-        Finding::Nothing => Ok(Whole::Empty),
-        Finding::CutAt { end, trailer, salvaged } => {
-            salvage::cut(file, end, &trailer)?;
-            Ok(Whole::Yes(salvaged))
-        }
-        Finding::Repack => {
-            forget_repack(dir)?;
-            let salvaged = salvage::repack(file, &dir.create_new(REPACK)?)?;
-            // One step: a crash leaves either file under the name, and both say the same lines.
-            dir.rename_over(REPACK, &part.name)?;
-            Ok(Whole::Yes(salvaged))
-        }
-        Finding::Foreign => Ok(Whole::Foreign),
-    }
-}
-
-fn forget_repack(dir: &Dir) -> io::Result<()> {
-    match dir.remove(REPACK) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-fn set_aside(dir: &Dir, part: &Entry, error: &io::Error, log: &Log) -> io::Result<()> {
-    let kept_as = format!("{}.bad", part.name);
-    dir.rename_new(&part.name, &kept_as)?;
-    dir.sync()?;
-    log.event(Event::SegmentSetAside {
-        path: dir.path().join(&part.name),
-        kept_as: dir.path().join(kept_as),
-        error: error.to_string(),
-    });
-    Ok(())
 }

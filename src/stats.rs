@@ -193,14 +193,20 @@ pub struct Stats {
     pub spool_failing: Number,
     /// Compressed bytes of the open segment; 0 when none is open (gauge; spool).
     pub open_bytes: Number,
-    /// Torn files of earlier lives that were made whole (spool).
+    /// Torn files of earlier lives that were salvaged and sealed (spool).
     pub salvaged_files: Number,
-    /// Bytes behind their last whole piece, which were cut (spool).
+    /// Bytes of their torn tails, which were cut (spool).
     pub salvage_cut_bytes: Number,
+    /// Damaged files of earlier lives that were set aside as they were; the lines that they gave are sealed too (spool).
+    pub torn_set_aside: Number,
+    /// Files in `torn/`, and those beside that did not fit (gauge; spool).
+    pub torn_files: Number,
+    /// Their bytes (gauge; spool).
+    pub torn_bytes: Number,
 
-    /// Bytes of the torn files that the start examines (gauge; spool).
+    /// Bytes that salvage has to go through; those of a file that is packed anew twice (gauge; spool).
     pub salvage_total_bytes: Number,
-    /// How many of them it has examined (gauge; spool).
+    /// How many of them it has gone through (gauge; spool).
     pub salvage_done_bytes: Number,
 
     /// Files that waited when the last upload pass began; 0 before it (gauge; uploader).

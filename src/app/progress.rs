@@ -1,4 +1,4 @@
-//! Long work shows how far it is: the repair of torn files at the start, the last upload pass at the end, the steps of
+//! Long work shows how far it is: the salvage of torn files at the start, the last upload pass at the end, the steps of
 //! `processor check -connect`. A bar on stderr where that is a terminal, an event in the log every few seconds elsewhere.
 //!
 //! It reads numbers and says them; nobody waits for it. Log lines and bars share the terminal: a line is written with the
@@ -152,7 +152,7 @@ impl Progress {
     fn bar(&self, work: Work) -> ProgressBar {
         let (what, numbers) = match (work, self.lang) {
             (Work::Salvage { .. }, Lang::Zh) => ("修复文件", "{bytes} / {total_bytes}"),
-            (Work::Salvage { .. }, Lang::En) => ("making files whole", "{bytes} / {total_bytes}"),
+            (Work::Salvage { .. }, Lang::En) => ("salvaging files", "{bytes} / {total_bytes}"),
             (Work::Drain { .. }, Lang::Zh) => ("上传剩余文件", "{pos} / {len}"),
             (Work::Drain { .. }, Lang::En) => ("uploading what is left", "{pos} / {len} files"),
         };

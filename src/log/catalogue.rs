@@ -278,26 +278,33 @@ catalogue! {
         en "rotate file: {path} size={size} duration={duration}s"
         => { size = megabytes(*raw_bytes) }
 
-    /// A `.part` of an earlier life was made whole.
-    Warn SegmentSalvaged "segment_salvaged" { path: PathBuf, lines: u64, /** Compressed bytes behind the last whole piece. */ cut_bytes: u64 }
+    /// A `.part` of an earlier life was salvaged.
+    Warn SegmentSalvaged "segment_salvaged" { path: PathBuf, lines: u64, /** Bytes of the torn tail. */ cut_bytes: u64 }
         zh "已修复上次未完成的文件: {path}，保留 {lines} 行，截去尾部 {cut_bytes} 字节"
-        en "made the file of an earlier run whole: {path}, {lines} lines kept, {cut_bytes} bytes of torn tail cut"
+        en "salvaged the file of an earlier run: {path}, {lines} lines kept, {cut_bytes} bytes of torn tail cut"
 
-    /// Making torn files whole takes long; said every few seconds.
+    /// Salvage takes long; said every few seconds.
     Info SalvageProgress "salvage_progress" { /** Bytes. */ done: u64, /** Bytes. */ total: u64 }
-        zh "正在修复上次未完成的文件: 已检查 {done}，共 {total}"
-        en "making the files of an earlier run whole: {done} of {total} examined"
+        zh "正在修复上次未完成的文件: 已处理 {done}，共 {total}"
+        en "salvaging the files of an earlier run: {done} of {total} gone through"
         => { done = megabytes(*done), total = megabytes(*total) }
 
-    /// A `.part` of an earlier life cannot be made whole yet; it is tried again.
+    /// The program ends before the salvage is done; nothing of the files is lost.
+    Warn SalvagePutOff "salvage_put_off" { files: u64, /** Bytes. */ bytes: u64 }
+        zh "程序正在退出，上次未完成的文件还有 {files} 个（{bytes}）未修复；下次启动时继续"
+        en "the program ends: {files} files of an earlier run, {bytes}, are not salvaged yet; the next start goes on"
+        => { bytes = megabytes(*bytes) }
+
+    /// A `.part` of an earlier life cannot be salvaged yet; it is tried again.
     Error SegmentWaits "segment_waits" { path: PathBuf, error: String }
         zh "暂时无法修复上次未完成的文件: {path}: {error}；写入下一个文件前重试"
-        en "the file of an earlier run cannot be made whole now: {path}: {error}; tried again before the next file is opened"
+        en "the file of an earlier run cannot be salvaged now: {path}: {error}; tried again before the next file is opened"
 
-    /// A `.part` of an earlier life could not be made whole and was moved out of the way.
+    /// A `.part` of an earlier life does not come through whole and was moved out of the way, as it was; the lines that it
+    /// gives are in a file of their own.
     Error SegmentSetAside "segment_set_aside" { path: PathBuf, kept_as: PathBuf, error: String }
-        zh "无法修复上次未完成的文件: {path}: {error}；已保留为 {kept_as}"
-        en "the file of an earlier run cannot be made whole: {path}: {error}; it is kept as {kept_as}"
+        zh "上次未完成的文件无法完整修复: {path}: {error}；原文件保留为 {kept_as}"
+        en "the file of an earlier run does not come through whole: {path}: {error}; it is kept as {kept_as}"
 
     /// The disk refused a write; it is tried again and nothing is lost meanwhile.
     Error SpoolWriteFailed "spool_write_failed" per(path, error) { path: PathBuf, error: String, retry_in: Duration }

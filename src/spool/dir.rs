@@ -52,6 +52,15 @@ impl Dir {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
         }
+        self.open_subdirectory(name)
+    }
+
+    /// Opens the directory `name` in this one.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` when there is none; or something else has its name, a symbolic link included.
+    pub fn open_subdirectory(&self, name: &str) -> io::Result<Self> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&self.fd, name, flags, Mode::empty())?;
         Ok(Self { fd, path: self.path.join(name) })
@@ -133,10 +142,19 @@ impl Dir {
     ///
     /// `AlreadyExists` when `to` is taken, `NotFound` when `from` is gone; nothing was renamed then.
     pub fn rename_new(&self, from: &str, to: &str) -> io::Result<()> {
-        match rustix::fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE) {
+        self.move_new(from, self, to)
+    }
+
+    /// Moves a file to another directory of the same file system; never replaces one.
+    ///
+    /// # Errors
+    ///
+    /// `AlreadyExists` when `to` is taken, `NotFound` when `from` is gone; nothing was moved then.
+    pub fn move_new(&self, from: &str, other: &Self, to: &str) -> io::Result<()> {
+        match rustix::fs::renameat_with(&self.fd, from, &other.fd, to, RenameFlags::NOREPLACE) {
             // The file system does not know the flag (NFS, some FUSE): a hard link never replaces either.
             Err(Errno::INVAL | Errno::NOSYS) => {
-                match rustix::fs::linkat(&self.fd, from, &self.fd, to, AtFlags::empty()) {
+                match rustix::fs::linkat(&self.fd, from, &other.fd, to, AtFlags::empty()) {
                     Ok(()) => Ok(rustix::fs::unlinkat(&self.fd, from, AtFlags::empty())?),
                     Err(error) => Err(error.into()),
                 }

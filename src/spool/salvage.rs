@@ -1,16 +1,23 @@
-//! Making a torn segment whole: what a killed process or a power cut left as `.part` becomes a valid gzip member that
-//! holds every complete piece.
+//! Salvage of one torn file: what a killed process, a power cut or another program left as `.part` becomes one valid gzip
+//! member that holds every complete line that unpacks.
 //!
-//! Our own files are cut back in place: pieces end in the sync marker `00 00 FF FF` (RFC 1951, an empty stored block), so
-//! the file is followed piece by piece, and behind the last one that unpacks and ends a line it gets its final block,
-//! CRC-32 and length: ten bytes, which also fit on a nearly full disk. A place counts as a piece's end only when a
-//! decoder accepts the stream ending there, so bytes that look like a marker by chance do no harm.
+//! The file is followed from its beginning, whoever wrote it: all its members, to the end or to the first byte that no
+//! decoder accepts. Promises:
 //!
-//! A gzip file without such markers (the replaced Go program's) is unpacked as far as it goes and packed anew up to its
-//! last complete line.
+//! * Every line whose end comes out before that is kept, in order, and nothing else; of a file that ends with a member whose
+//!   CRC-32 is right nothing is cut, so its last line needs no newline.
+//! * Only an ordinary torn tail is cut: the begun line of a write that was interrupted, and the zeros of a power cut. Whatever
+//!   else does not come through is a [`Damage`]: then the caller must keep the file itself.
+//! * A file that was flushed at the end of its last complete line, as ours are, is cut in place and gets its final block,
+//!   CRC-32 and length: ten bytes, which also fit on a nearly full disk. Any other is packed anew into another file, from its
+//!   last flush point before that on.
+//! * Memory does not depend on the file, nor on the length of a line. The work can be stopped at each [`CHUNK`].
+//!
+//! A flush point is the sync marker `00 00 FF FF` (RFC 1951, an empty stored block) behind which a decoder accepts the
+//! stream ending; bytes that look like a marker by chance do no harm.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
 use crc32fast::Hasher;
@@ -24,243 +31,707 @@ use super::segment::{FINAL_BLOCK, GZIP_HEADER, trailer};
 const MARKER: [u8; 4] = [0, 0, 0xff, 0xff];
 /// A deflate match reaches back this far (RFC 1951).
 const WINDOW: usize = 32 * 1024;
-/// Places that look like a piece's end without being one, after which a file is packed anew instead. By chance one
-/// comes in 2^32 bytes; more are stored blocks with the marker's bytes among foreign lines.
-const FALSE_ENDS: u32 = 64;
-/// A piece is at most a block of lines, which even stored grows by five bytes in 64 KiB.
-const LONGEST_PIECE: usize = 2 * crate::line::BLOCK;
+/// Places that look like a flush point without being one, after which none is looked for any more. By chance one comes in
+/// 2^32 bytes; more are stored blocks with the marker's bytes among foreign lines.
+const FALSE_POINTS: u32 = 64;
+/// Bytes that are read, or unpacked, between two looks at whether to go on: a few milliseconds of work.
+const CHUNK: usize = 256 * 1024;
+/// A sync of a repacked file never has more than this left to write, so that none of them holds up the end for long.
+const SYNC_EVERY: u64 = 8 << 20;
+/// A begun line that is longer is more than a torn tail: rows of flows have some hundred bytes.
+const LONGEST_TAIL: u64 = 64 * 1024;
+/// Zero bytes at a file's end from which on they are taken for a power cut's. Behind a line a stream has five of its own at
+/// most: the end of a block (seven bits), the head of an empty stored block, and the first half of a marker.
+const FILL: u64 = 8;
+/// Zeros that the end of a member may have: its last bits, CRC-32 and length.
+const OWN_ZEROS: u64 = 16;
+/// A gzip header with a longer name or comment is none.
+const LONGEST_HEADER: usize = 1 << 20;
 
-/// What became of a torn file.
+/// Why salvage did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The caller wanted no more of it; nothing has changed.
+    #[error("stopped")]
+    Stopped,
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Hears of each further so many bytes of the torn file that are done; false stops the work.
+pub type Note<'a> = &'a mut dyn FnMut(u64) -> bool;
+
+/// What is kept of a torn file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Salvaged {
-    /// Complete lines in it.
+    /// Complete lines.
     pub lines: u64,
     /// Bytes that they have.
     pub raw_bytes: u64,
-    /// Torn bytes that were cut off behind the last complete piece.
+    /// Bytes of the torn tail that are cut off: packed ones where the file is cut in place, else those of the begun line.
     pub cut_bytes: u64,
 }
 
-/// How a torn file can be made whole.
+/// What is in a torn file.
 #[derive(Debug)]
-pub enum Finding {
-    /// Nothing complete is in it.
+pub struct Finding {
+    /// What can be kept.
+    pub salvaged: Salvaged,
+    /// How.
+    pub way: Way,
+    /// Why the file itself must not be lost; `None` when all that it says is in `salvaged`, but for a torn tail.
+    pub damage: Option<Damage>,
+}
+
+/// How a torn file becomes whole.
+#[derive(Debug)]
+pub enum Way {
+    /// No line is in it.
     Nothing,
-    /// Cut at `end`, then write `trailer` there.
-    CutAt {
-        /// Length of the file's good part.
-        end: u64,
-        /// What goes behind it.
-        trailer: [u8; 10],
-        /// What is in the good part.
-        salvaged: Salvaged,
+    /// It is whole.
+    AsItIs,
+    /// By [`cut`]; never of a damaged file.
+    Cut(Cut),
+    /// By [`repack`], into another file.
+    Repack(Repack),
+}
+
+/// Where a file is cut and what it ends with.
+#[derive(Debug)]
+pub struct Cut {
+    end: u64,
+    /// `None` behind a member that has its own.
+    trailer: Option<[u8; 10]>,
+}
+
+/// What is copied, and from where on it is packed anew.
+#[derive(Debug)]
+pub struct Repack {
+    from: Option<Point>,
+    raw_bytes: u64,
+}
+
+/// What is wrong with a file beyond a torn tail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// It does not begin as a gzip file.
+    #[error("it is not a gzip file")]
+    NotGzip,
+    /// No decoder accepts it from about here on.
+    #[error("it is damaged at byte {at}")]
+    Deflate {
+        /// Offset, bytes.
+        at: u64,
     },
-    /// It has no piece ends: copy it with [`repack`].
-    Repack,
-    /// It is not a gzip file.
-    Foreign,
+    /// All of a member unpacks, but not to what its writer packed.
+    #[error("the CRC-32 or the length at byte {at} is wrong")]
+    Check {
+        /// Offset, bytes.
+        at: u64,
+    },
+    /// Behind a whole member comes what is none.
+    #[error("something else follows the gzip member, at byte {at}")]
+    Behind {
+        /// Offset, bytes.
+        at: u64,
+    },
+    /// More than an interrupted write leaves has no line end.
+    #[error("its last {bytes} bytes have no line end")]
+    EndlessLine {
+        /// Unpacked bytes.
+        bytes: u64,
+    },
+    /// The zeros at its end may be a power cut's or the end of its last lines.
+    #[error("the zeros at its end unpack to lines")]
+    Zeros,
 }
 
-/// As [`examine_noting`], without progress reports.
+/// Finds what is in the file. Reads it once.
 ///
 /// # Errors
 ///
-/// The file cannot be read.
-pub fn examine(file: &File) -> io::Result<Finding> {
-    examine_noting(file, &mut |_| ())
-}
-
-/// Finds the end of the last complete piece; `note` gets the bytes done after each. Reads the file once; memory does not
-/// depend on its length.
-///
-/// # Errors
-///
-/// The file cannot be read.
-pub fn examine_noting(file: &File, note: &mut dyn FnMut(u64)) -> io::Result<Finding> {
+/// The file cannot be read, or `note` wants no more of it.
+pub fn examine(file: &File, note: Note<'_>) -> Result<Finding, Error> {
     let len = file.metadata()?.len();
-    let mut pieces = match Pieces::open(file, len)? {
-        Ok(pieces) => pieces,
-        Err(finding) => return Ok(finding),
+    let solid = len_without_zeros(file, len, note)?;
+    let mut scan = Scan::new(file, solid);
+    let ending = scan.run(note)?;
+    let mut is_whole = ending == Ending::Clean;
+    let mut damage = match ending {
+        Ending::Damaged(damage) => Some(damage),
+        Ending::Clean | Ending::Torn => None,
     };
-    while pieces.advance()? {
-        note(pieces.at);
+    if ending == Ending::Torn && solid < len {
+        let (fill, solid_tally) = (len - solid, scan.tally.clone());
+        scan.members.input.limit = len.min(solid + FILL - 1);
+        scan.run(note)?;
+        let near = scan.tally.clone();
+        scan.members.input.limit = len.min(solid + OWN_ZEROS);
+        is_whole = scan.run(note)? == Ending::Clean;
+        if !is_whole {
+            let is_fill = fill >= FILL;
+            if is_fill && near.line_end > solid_tally.line_end {
+                damage = Some(Damage::Zeros);
+            }
+            scan.tally = if is_fill { solid_tally } else { near };
+        }
     }
-    if pieces.false_ends > FALSE_ENDS {
-        return Ok(Finding::Repack);
-    }
-    let Some(good) = pieces.good else {
-        return Ok(if pieces.has_lines_without_pieces()? { Finding::Repack } else { Finding::Nothing });
-    };
-    let salvaged = Salvaged { lines: good.lines, raw_bytes: good.raw_bytes, cut_bytes: len.saturating_sub(good.end) };
-    Ok(Finding::CutAt { end: good.end, trailer: trailer(good.crc, good.raw_bytes), salvaged })
+    Ok(scan.finding(len, is_whole, damage))
 }
 
-/// Makes the file whole in place as [`examine`] found. May be repeated after an error or a crash at any point: until
-/// the last byte of the trailer is there, the file is as torn as before.
+/// Makes the file whole in place. May be repeated after an error or a crash at any point: until the last byte of the trailer
+/// is there, the file is as torn as before.
 ///
 /// # Errors
 ///
 /// The file cannot be written; the call may be made again.
-pub fn cut(file: &File, end: u64, trailer: &[u8; 10]) -> io::Result<()> {
-    file.set_len(end)?;
-    file.write_all_at(trailer, end)?;
+pub fn cut(file: &File, cut: &Cut) -> io::Result<()> {
+    file.set_len(cut.end)?;
+    if let Some(trailer) = &cut.trailer {
+        file.write_all_at(trailer, cut.end)?;
+    }
     file.sync_all()
 }
 
-/// A place where the file may be cut.
-#[derive(Debug, Clone, Copy)]
-struct Good {
-    end: u64,
-    crc: u32,
-    raw_bytes: u64,
-    lines: u64,
+/// Writes what [`examine`] found in `torn` into the empty file `whole`, as one gzip member, synced.
+///
+/// # Errors
+///
+/// `torn` cannot be read or `whole` cannot be written, or `note` wants no more of it; what is in `whole` then is of no use.
+pub fn repack(torn: &File, whole: &File, repack: &Repack, note: Note<'_>) -> Result<(), Error> {
+    let mut to = Synced { file: whole, unsynced: 0 };
+    let mut input = Input::new(torn, torn.metadata()?.len());
+    let (mut crc, mut raw_bytes) = (Hasher::new(), 0);
+    if let Some(point) = &repack.from {
+        while input.at < point.end {
+            let left = usize::try_from(point.end - input.at).unwrap_or(usize::MAX);
+            let bytes = input.fill(1)?;
+            let take = bytes.len().min(left);
+            if take == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+            to.write_all(&bytes[..take])?;
+            input.consume(take);
+            go_on(note, take)?;
+        }
+        (crc, raw_bytes) = (point.crc.clone(), point.raw_bytes);
+    } else {
+        to.write_all(&GZIP_HEADER)?;
+    }
+    let mut members = Members::new(input);
+    members.looks_for_points = false;
+    if let Some(point) = &repack.from {
+        members.begin_at(point)?;
+    }
+    let mut encoder = flate2::write::DeflateEncoder::new(to, flate2::Compression::new(6));
+    let mut raw = vec![0; CHUNK];
+    while raw_bytes < repack.raw_bytes {
+        let before = members.input.at;
+        let got = match members.next(&mut raw)? {
+            Event::Raw(got) => got,
+            Event::Point | Event::Verified => 0,
+            Event::End(_) => return Err(io::Error::other("the file changes while it is read").into()),
+        };
+        let keep = got.min(usize::try_from(repack.raw_bytes - raw_bytes).unwrap_or(usize::MAX));
+        encoder.write_all(&raw[..keep])?;
+        crc.update(&raw[..keep]);
+        raw_bytes += keep as u64;
+        go_on(note, usize::try_from(members.input.at - before).unwrap_or(0))?;
+    }
+    let mut to = encoder.finish()?;
+    // The encoder has written the final block.
+    to.write_all(&trailer(crc.finalize(), raw_bytes)[FINAL_BLOCK.len()..])?;
+    Ok(whole.sync_all()?)
 }
 
-/// Follows a file piece by piece.
-struct Pieces<'a> {
+/// A file that is written to disk as it grows.
+struct Synced<'a> {
     file: &'a File,
-    len: u64,
-    /// It has the header that this program writes, so it was written in pieces.
-    is_ours: bool,
-    /// End of the last complete piece, and what the file unpacks to up to there.
-    at: u64,
+    unsynced: u64,
+}
+
+impl Write for Synced<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.unsynced += written as u64;
+        if self.unsynced >= SYNC_EVERY {
+            self.file.sync_data()?;
+            self.unsynced = 0;
+        }
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn go_on(note: Note<'_>, done: usize) -> Result<(), Error> {
+    if note(done as u64) { Ok(()) } else { Err(Error::Stopped) }
+}
+
+/// A place where the first member may end or be gone on from.
+#[derive(Debug, Clone)]
+struct Point {
+    end: u64,
+    /// Of all before it.
     crc: Hasher,
     raw_bytes: u64,
-    lines: u64,
+    /// What a match behind it may refer to.
     window: Vec<u8>,
-    good: Option<Good>,
-    false_ends: u32,
+}
+
+/// What came out so far.
+#[derive(Debug, Clone, Default)]
+struct Tally {
+    raw_bytes: u64,
+    lines: u64,
+    /// Raw bytes up to the last line end.
+    line_end: u64,
+    /// Raw bytes at the end of the last whole member, and where that is in the file.
+    verified: Option<(u64, u64)>,
+    members: u32,
+    /// The last flush point.
+    last: Option<Point>,
+    /// The last one that is not behind the last line end.
+    best: Option<Point>,
+}
+
+impl Tally {
+    fn take(&mut self, raw: &[u8]) {
+        if let Some(at) = memrchr(b'\n', raw) {
+            self.lines += memchr_iter(b'\n', raw).count() as u64;
+            self.line_end = self.raw_bytes + at as u64 + 1;
+            self.best = self.last.take().or_else(|| self.best.take());
+        }
+        self.raw_bytes += raw.len() as u64;
+    }
+
+    fn point(&mut self, point: Point) {
+        if self.line_end == self.raw_bytes {
+            self.best = Some(point);
+            self.last = None;
+        } else {
+            self.last = Some(point);
+        }
+    }
+}
+
+/// Goes through a file and counts.
+struct Scan<'a> {
+    members: Members<'a>,
+    tally: Tally,
+    raw: Vec<u8>,
+}
+
+impl<'a> Scan<'a> {
+    fn new(file: &'a File, limit: u64) -> Self {
+        Self { members: Members::new(Input::new(file, limit)), tally: Tally::default(), raw: vec![0; CHUNK] }
+    }
+
+    /// Goes on to the limit, or to the first fault.
+    fn run(&mut self, note: Note<'_>) -> Result<Ending, Error> {
+        loop {
+            let before = self.members.input.at;
+            match self.members.next(&mut self.raw)? {
+                Event::Raw(got) => self.tally.take(&self.raw[..got]),
+                Event::Point if self.tally.members == 0 => self.tally.point(self.members.point()),
+                Event::Point => {}
+                Event::Verified => {
+                    self.tally.members += 1;
+                    self.tally.verified = Some((self.tally.raw_bytes, self.members.input.at));
+                }
+                Event::End(ending) => return Ok(ending),
+            }
+            // A replay steps back.
+            go_on(note, usize::try_from(self.members.input.at.saturating_sub(before)).unwrap_or(0))?;
+        }
+    }
+
+    fn finding(self, len: u64, is_whole: bool, damage: Option<Damage>) -> Finding {
+        let tally = self.tally;
+        // Where something follows a member, its last line may go on there.
+        let keep = if is_whole { tally.raw_bytes } else { tally.line_end };
+        let tail = tally.raw_bytes - keep;
+        let endless = (tail > LONGEST_TAIL).then_some(Damage::EndlessLine { bytes: tail });
+        let damage = damage.or(endless);
+        let lines = tally.lines + u64::from(keep > tally.line_end);
+        let mut salvaged = Salvaged { lines, raw_bytes: keep, cut_bytes: 0 };
+        let first = tally.verified.filter(|(raw_bytes, _)| tally.members == 1 && *raw_bytes == keep);
+        let from = tally.best.filter(|_| tally.members == 0);
+        let way = match (damage, first, from) {
+            _ if keep == 0 => Way::Nothing,
+            (None, Some((_, end)), _) if is_whole && end == len => Way::AsItIs,
+            (None, Some((_, end)), _) => Way::Cut(Cut { end, trailer: None }),
+            (None, _, Some(point)) if point.raw_bytes == keep => {
+                Way::Cut(Cut { end: point.end, trailer: Some(trailer(point.crc.finalize(), keep)) })
+            }
+            (_, _, from) => Way::Repack(Repack { from, raw_bytes: keep }),
+        };
+        if damage.is_none() {
+            salvaged.cut_bytes = match &way {
+                Way::Nothing => len,
+                Way::AsItIs => 0,
+                Way::Cut(cut) => len - cut.end,
+                Way::Repack(_) => tail,
+            };
+        }
+        Finding { salvaged, way, damage }
+    }
+}
+
+/// What comes next out of a file.
+enum Event {
+    /// So many bytes are in the buffer; none says only that there was work.
+    Raw(usize),
+    /// Here is a flush point.
+    Point,
+    /// A member is whole, and its CRC-32 and length are right.
+    Verified,
+    /// Nothing comes any more, unless the input's limit is raised.
+    End(Ending),
+}
+
+/// How it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// Behind a whole member.
+    Clean,
+    /// Within one.
+    Torn,
+    Damaged(Damage),
+}
+
+/// Where the reader of members stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    Header,
+    Body,
+    /// Behind the bytes of a marker.
+    Marker,
+    Trailer,
+    Fault(Damage),
+}
+
+/// Unpacks the members of a file, one behind the other, and finds their flush points.
+struct Members<'a> {
+    input: Input<'a>,
+    at: At,
+    count: u64,
+    inflate: Decompress,
+    /// Of the member so far.
+    crc: Hasher,
+    raw_bytes: u64,
+    window: Vec<u8>,
+    looks_for_points: bool,
+    false_points: u32,
+    /// From where a decoder can begin again: the last flush point or the member's first byte.
+    restart: (u64, Vec<u8>),
+    /// What comes before is unpacked a second time and was counted.
+    counted: u64,
     marker: Finder<'static>,
 }
 
-impl<'a> Pieces<'a> {
-    fn open(file: &'a File, len: u64) -> io::Result<Result<Self, Finding>> {
-        let mut start = vec![0; usize::try_from(len.min(4096)).unwrap_or(4096)];
-        file.read_exact_at(&mut start, 0)?;
-        if start.iter().all(|b| *b == 0) {
-            // Empty, or a power cut left only the length.
-            return Ok(Err(Finding::Nothing));
-        }
-        let Some(at) = header_len(&start) else {
-            let torn_header = start.len() < 10 && [0x1f, 0x8b, 8].starts_with(&start[..start.len().min(3)]);
-            return Ok(Err(if torn_header { Finding::Nothing } else { Finding::Foreign }));
-        };
-        Ok(Ok(Self {
-            file,
-            len,
-            is_ours: start.starts_with(&GZIP_HEADER),
-            at: at as u64,
+impl<'a> Members<'a> {
+    fn new(input: Input<'a>) -> Self {
+        Self {
+            input,
+            at: At::Header,
+            count: 0,
+            inflate: Decompress::new(false),
             crc: Hasher::new(),
             raw_bytes: 0,
-            lines: 0,
             window: Vec::new(),
-            good: None,
-            false_ends: 0,
+            looks_for_points: true,
+            false_points: 0,
+            restart: (0, Vec::new()),
+            counted: 0,
             marker: Finder::new(&MARKER),
-        }))
+        }
     }
 
-    /// Goes on by one piece; false when no further one is complete.
-    fn advance(&mut self) -> io::Result<bool> {
-        let want = usize::try_from(self.len - self.at).unwrap_or(usize::MAX).min(LONGEST_PIECE);
-        let mut bytes = vec![0; want];
-        self.file.read_exact_at(&mut bytes, self.at)?;
-        let marker = self.marker.clone();
-        for found in marker.find_iter(&bytes) {
-            let end = found + MARKER.len();
-            if let Some(raw) = unpack_piece(&self.window, &bytes[..end]) {
-                self.take(end, &raw);
-                return Ok(true);
+    /// Goes on from a flush point of the first member, where the input stands.
+    fn begin_at(&mut self, point: &Point) -> io::Result<()> {
+        self.at = At::Body;
+        self.crc = point.crc.clone();
+        self.raw_bytes = point.raw_bytes;
+        self.window.clone_from(&point.window);
+        self.begin_block()
+    }
+
+    /// The flush point that was just met.
+    fn point(&self) -> Point {
+        let window = self.window.clone();
+        Point { end: self.input.at, crc: self.crc.clone(), raw_bytes: self.raw_bytes, window }
+    }
+
+    /// `raw` is filled from its beginning.
+    fn next(&mut self, raw: &mut [u8]) -> io::Result<Event> {
+        match self.at {
+            At::Header => self.header(),
+            At::Body => self.body(raw),
+            At::Marker => self.behind_marker(raw),
+            At::Trailer => self.trailer(),
+            At::Fault(damage) => Ok(Event::End(Ending::Damaged(damage))),
+        }
+    }
+
+    fn header(&mut self) -> io::Result<Event> {
+        let mut want = 1;
+        if self.count > 0 {
+            // Writers of whole blocks pad with zeros; every reader passes over them.
+            let bytes = self.input.fill(want)?;
+            let zeros = bytes.iter().position(|b| *b != 0).unwrap_or(bytes.len());
+            if bytes.is_empty() {
+                return Ok(Event::End(Ending::Clean));
             }
-            self.false_ends += 1;
-            if self.false_ends > FALSE_ENDS {
-                break;
+            if zeros > 0 {
+                self.input.consume(zeros);
+                return Ok(Event::Raw(0));
             }
         }
-        Ok(false)
+        loop {
+            let bytes = self.input.fill(want)?;
+            match header_len(bytes) {
+                Header::Is(len) => {
+                    self.input.consume(len);
+                    self.at = At::Body;
+                    (self.crc, self.raw_bytes) = (Hasher::new(), 0);
+                    self.window.clear();
+                    self.begin_block()?;
+                    return Ok(Event::Raw(0));
+                }
+                Header::Begun if bytes.len() < want => return Ok(Event::End(Ending::Torn)),
+                Header::Begun if want < LONGEST_HEADER => want = 2 * bytes.len().max(8),
+                Header::Begun | Header::IsNone => {
+                    let at = self.input.at;
+                    let damage = if self.count == 0 { Damage::NotGzip } else { Damage::Behind { at } };
+                    return Ok(self.fault(damage));
+                }
+            }
+        }
     }
 
-    fn take(&mut self, len: usize, raw: &[u8]) {
-        self.at += len as u64;
+    fn fault(&mut self, damage: Damage) -> Event {
+        self.at = At::Fault(damage);
+        Event::End(Ending::Damaged(damage))
+    }
+
+    fn body(&mut self, raw: &mut [u8]) -> io::Result<Event> {
+        let replay = usize::try_from(self.counted.saturating_sub(self.input.at)).unwrap_or(usize::MAX);
+        let bytes = self.input.fill(MARKER.len())?;
+        let at_limit = bytes.len() < MARKER.len();
+        let (feed, is_marker) = if replay > 0 {
+            (bytes.len().min(replay), false)
+        } else if !self.looks_for_points || at_limit {
+            (bytes.len(), false)
+        } else {
+            match self.marker.find(bytes) {
+                Some(found) => (found + MARKER.len(), true),
+                // It may begin with the last three.
+                None => (bytes.len() + 1 - MARKER.len(), false),
+            }
+        };
+        let (used, made, status) = inflate(&mut self.inflate, &bytes[..feed], raw);
+        self.input.consume(used);
+        match status {
+            Some(Status::StreamEnd) => self.at = At::Trailer,
+            Some(_) if used == feed && is_marker => self.at = At::Marker,
+            Some(_) if replay > 0 && self.input.at == self.counted => self.at = At::Marker,
+            Some(_) if used == 0 && made == 0 => return Ok(Event::End(Ending::Torn)),
+            Some(_) => {}
+            None => self.at = At::Fault(Damage::Deflate { at: self.input.at }),
+        }
+        Ok(Event::Raw(if replay > 0 { 0 } else { self.count_raw(&raw[..made]) }))
+    }
+
+    /// All bytes of the marker are fed: what they still unpack to comes first, then the trial.
+    fn behind_marker(&mut self, raw: &mut [u8]) -> io::Result<Event> {
+        let is_replayed = self.input.at == self.counted;
+        let (_, made, status) = inflate(&mut self.inflate, &[], raw);
+        if status == Some(Status::StreamEnd) {
+            self.at = At::Trailer;
+        }
+        if made > 0 || self.at == At::Trailer {
+            return Ok(Event::Raw(if is_replayed { 0 } else { self.count_raw(&raw[..made]) }));
+        }
+        self.at = At::Body;
+        if is_replayed {
+            return Ok(Event::Raw(0));
+        }
+        let (used, made, status) = inflate(&mut self.inflate, &FINAL_BLOCK, &mut [0; 8]);
+        if status == Some(Status::StreamEnd) && used == FINAL_BLOCK.len() && made == 0 {
+            self.begin_block()?;
+            return Ok(Event::Point);
+        }
+        // The trial has spoiled the decoder: another one comes to the same place.
+        self.false_points += 1;
+        self.looks_for_points = self.false_points < FALSE_POINTS;
+        self.counted = self.input.at;
+        let (at, window) = (self.restart.0, std::mem::take(&mut self.restart.1));
+        self.input.seek(at);
+        self.renew(&window)?;
+        self.restart.1 = window;
+        Ok(Event::Raw(0))
+    }
+
+    /// A decoder begins where the input stands.
+    fn begin_block(&mut self) -> io::Result<()> {
+        let window = self.window.clone();
+        self.renew(&window)?;
+        self.restart = (self.input.at, window);
+        Ok(())
+    }
+
+    fn renew(&mut self, window: &[u8]) -> io::Result<()> {
+        self.inflate = Decompress::new(false);
+        if !window.is_empty() {
+            self.inflate.set_dictionary(window).map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    fn count_raw(&mut self, raw: &[u8]) -> usize {
         self.crc.update(raw);
         self.raw_bytes += raw.len() as u64;
-        self.lines += memchr_iter(b'\n', raw).count() as u64;
         if raw.len() >= WINDOW {
             self.window.clear();
         }
         self.window.extend_from_slice(&raw[raw.len().saturating_sub(WINDOW)..]);
         self.window.drain(..self.window.len().saturating_sub(WINDOW));
-        if self.window.last() == Some(&b'\n') {
-            let (crc, raw_bytes, lines) = (self.crc.clone().finalize(), self.raw_bytes, self.lines);
-            self.good = Some(Good { end: self.at, crc, raw_bytes, lines });
-        }
+        raw.len()
     }
 
-    /// True for a file in which no piece ends but a line does.
-    fn has_lines_without_pieces(&self) -> io::Result<bool> {
-        if self.is_ours {
-            // What was not flushed promised nothing, and what a power cut left of it cannot be trusted.
-            return Ok(false);
+    fn trailer(&mut self) -> io::Result<Event> {
+        let expected = trailer(self.crc.clone().finalize(), self.raw_bytes);
+        let expected = &expected[FINAL_BLOCK.len()..];
+        let bytes = self.input.fill(expected.len())?;
+        let got = bytes.len().min(expected.len());
+        if bytes[..got] != expected[..got] {
+            let at = self.input.at;
+            return Ok(self.fault(Damage::Check { at }));
         }
-        let mut start = Vec::new();
-        unpacked(self.file, self.len)?.take(LONGEST_PIECE as u64).read_to_end(&mut start).ok();
-        Ok(start.contains(&b'\n'))
+        if got < expected.len() {
+            return Ok(Event::End(Ending::Torn));
+        }
+        self.input.consume(got);
+        self.count += 1;
+        self.at = At::Header;
+        Ok(Event::Verified)
     }
 }
 
-/// What a piece unpacks to behind `window`; `None` when `bytes` do not end where a block ends.
-fn unpack_piece(window: &[u8], bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut inflate = Decompress::new(false);
-    if !window.is_empty() {
-        inflate.set_dictionary(window).ok()?;
+/// One call of the decoder: bytes used, bytes made, and its word; `None` for bytes that it does not accept. What it made before
+/// those counts.
+fn inflate(inflate: &mut Decompress, bytes: &[u8], raw: &mut [u8]) -> (usize, usize, Option<Status>) {
+    let before = (inflate.total_in(), inflate.total_out());
+    let status = inflate.decompress(bytes, raw, FlushDecompress::None).ok();
+    let since = |now: u64, before: u64| usize::try_from(now - before).unwrap_or(usize::MAX);
+    (since(inflate.total_in(), before.0), since(inflate.total_out(), before.1), status)
+}
+
+/// What the first bytes of a member say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Header {
+    Is(usize),
+    /// There must be more of it.
+    Begun,
+    IsNone,
+}
+
+/// Reads a gzip header (RFC 1952) as zlib does: unknown flags and a wrong checksum of the header are refused.
+fn header_len(bytes: &[u8]) -> Header {
+    let magic = [0x1f, 0x8b, 8];
+    let seen = bytes.len().min(magic.len());
+    if bytes[..seen] != magic[..seen] || bytes.get(3).is_some_and(|flags| flags & 0xe0 != 0) {
+        return Header::IsNone;
     }
-    let mut raw = Vec::with_capacity(bytes.len() * 5 + 1024);
-    let stream = [bytes, &FINAL_BLOCK].concat();
-    loop {
-        let done = usize::try_from(inflate.total_in()).ok()?;
-        let had = raw.len();
-        match inflate.decompress_vec(&stream[done..], &mut raw, FlushDecompress::None).ok()? {
-            Status::StreamEnd => return (inflate.total_in() == stream.len() as u64).then_some(raw),
-            Status::Ok | Status::BufError if raw.len() == raw.capacity() => raw.reserve(raw.capacity()),
-            Status::Ok | Status::BufError => {
-                let stuck = raw.len() == had && inflate.total_in() == done as u64;
-                if stuck {
-                    return None;
-                }
+    let whole = || {
+        let flags = *bytes.get(3)?;
+        let mut at = 10;
+        if flags & 4 != 0 {
+            let extra = bytes.get(at..at + 2)?;
+            at += 2 + usize::from(u16::from_le_bytes([extra[0], extra[1]]));
+        }
+        for text in [8, 16] {
+            if flags & text != 0 {
+                at += memchr::memchr(0, bytes.get(at..)?)? + 1;
             }
         }
-        // Our own pieces unpack to a block at most; others are not followed piece by piece.
-        if raw.len() > 64 * LONGEST_PIECE {
-            return None;
+        let sum = if flags & 2 != 0 { bytes.get(at..at + 2)? } else { &[] };
+        let is_right = sum.is_empty() || sum == &crc32fast::hash(&bytes[..at]).to_le_bytes()[..2];
+        at += sum.len();
+        (at <= bytes.len()).then_some((at, is_right))
+    };
+    match whole() {
+        None => Header::Begun,
+        Some((len, true)) => Header::Is(len),
+        Some((_, false)) => Header::IsNone,
+    }
+}
+
+/// A file, read forward in large pieces.
+struct Input<'a> {
+    file: &'a File,
+    /// Offset of the next byte.
+    at: u64,
+    bytes: Vec<u8>,
+    /// How many of `bytes` are consumed.
+    consumed: usize,
+    /// The file ends here for now.
+    limit: u64,
+}
+
+impl<'a> Input<'a> {
+    fn new(file: &'a File, limit: u64) -> Self {
+        Self { file, at: 0, bytes: Vec::new(), consumed: 0, limit }
+    }
+
+    /// The next bytes: at least `want`, or all up to the limit.
+    fn fill(&mut self, want: usize) -> io::Result<&[u8]> {
+        while self.bytes.len() - self.consumed < want {
+            self.bytes.drain(..self.consumed);
+            self.consumed = 0;
+            let had = self.bytes.len();
+            let from = self.at + had as u64;
+            let more = usize::try_from(self.limit.saturating_sub(from)).unwrap_or(usize::MAX).min(CHUNK);
+            self.bytes.resize(had + more, 0);
+            let got = match self.file.read_at(&mut self.bytes[had..], from) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => 0,
+                Err(error) => {
+                    self.bytes.truncate(had);
+                    return Err(error);
+                }
+                // Somebody has cut it meanwhile.
+                Ok(0) => {
+                    self.limit = self.limit.min(from);
+                    self.bytes.truncate(had);
+                    break;
+                }
+                Ok(got) => got,
+            };
+            self.bytes.truncate(had + got);
         }
+        Ok(&self.bytes[self.consumed..])
+    }
+
+    fn consume(&mut self, len: usize) {
+        self.consumed += len;
+        self.at += len as u64;
+    }
+
+    /// Back to `at`.
+    fn seek(&mut self, at: u64) {
+        self.bytes.clear();
+        self.consumed = 0;
+        self.at = at;
     }
 }
 
-/// Length of a gzip header (RFC 1952); `None` when `bytes` do not begin with a whole one.
-fn header_len(bytes: &[u8]) -> Option<usize> {
-    let [0x1f, 0x8b, 8, flags, ..] = *bytes else { return None };
-    let mut at = 10;
-    if flags & 4 != 0 {
-        let extra = bytes.get(at..at + 2)?;
-        at += 2 + usize::from(u16::from_le_bytes([extra[0], extra[1]]));
-    }
-    for text in [8, 16] {
-        if flags & text != 0 {
-            at += bytes.get(at..)?.iter().position(|b| *b == 0)? + 1;
-        }
-    }
-    at += if flags & 2 != 0 { 2 } else { 0 };
-    (at <= bytes.len() && at <= 4096).then_some(at)
-}
-
-/// A reader of what a torn file unpacks to, without the zero bytes that a power cut left at its end.
-fn unpacked(file: &File, len: u64) -> io::Result<impl Read + '_> {
-    let len = len_without_zeros(file, len)?;
-    Ok(flate2::read::GzDecoder::new(At { file, at: 0 }.take(len)))
-}
-
-fn len_without_zeros(file: &File, mut len: u64) -> io::Result<u64> {
-    let mut chunk = [0; 4096];
+/// Length without the zero bytes at its end.
+fn len_without_zeros(file: &File, mut len: u64, note: Note<'_>) -> Result<u64, Error> {
+    let mut chunk = vec![0; CHUNK];
     while len > 0 {
         let from = len.saturating_sub(chunk.len() as u64);
         let part = &mut chunk[..usize::try_from(len - from).unwrap_or(0)];
@@ -269,62 +740,14 @@ fn len_without_zeros(file: &File, mut len: u64) -> io::Result<u64> {
             return Ok(from + last as u64 + 1);
         }
         len = from;
+        go_on(note, 0)?;
     }
     Ok(0)
 }
 
-struct At<'a> {
-    file: &'a File,
-    at: u64,
-}
-
-impl Read for At<'_> {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let len = self.file.read_at(into, self.at)?;
-        self.at += len as u64;
-        Ok(len)
-    }
-}
-
-/// Copies what `torn` unpacks to, up to its last complete line, into the empty file `whole` as one gzip member, synced.
-///
-/// # Errors
-///
-/// `whole` cannot be written. What cannot be read of `torn` is no error: it is where the copy ends.
-pub fn repack(torn: &File, whole: &File) -> io::Result<Salvaged> {
-    let len = torn.metadata()?.len();
-    let mut from = unpacked(torn, len)?;
-    let mut to = flate2::write::GzEncoder::new(whole, flate2::Compression::new(6));
-    let mut chunk = vec![0; 256 * 1024];
-    let mut begun_line: Vec<u8> = Vec::new();
-    let (mut lines, mut raw_bytes) = (0, 0);
-    loop {
-        // An error here is the tear: what came before it is what there is.
-        let got = from.read(&mut chunk).unwrap_or(0);
-        if got == 0 {
-            break;
-        }
-        match memrchr(b'\n', &chunk[..got]) {
-            Some(at) => {
-                io::Write::write_all(&mut to, &begun_line)?;
-                io::Write::write_all(&mut to, &chunk[..=at])?;
-                lines += memchr_iter(b'\n', &chunk[..=at]).count() as u64;
-                raw_bytes += (begun_line.len() + at + 1) as u64;
-                begun_line.clear();
-                begun_line.extend_from_slice(&chunk[at + 1..got]);
-            }
-            // A line that long is not one of a flow; the bound keeps memory bounded.
-            None if begun_line.len() > 64 * chunk.len() => break,
-            None => begun_line.extend_from_slice(&chunk[..got]),
-        }
-    }
-    to.finish()?.sync_all()?;
-    Ok(Salvaged { lines, raw_bytes, cut_bytes: begun_line.len() as u64 })
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Seek};
     use std::sync::Arc;
     use std::time::Instant;
 
@@ -361,34 +784,122 @@ mod tests {
         file
     }
 
-    /// Makes the torn `bytes` whole as the spool does; what the result unpacks to.
-    fn salvage(bytes: &[u8]) -> Option<(Salvaged, Vec<u8>)> {
-        let file = temp_file(bytes);
-        let (file, salvaged) = match examine(&file).unwrap() {
-            Finding::CutAt { end, trailer, salvaged } => {
-                cut(&file, end, &trailer).unwrap();
-                (file, salvaged)
-            }
-            Finding::Repack => {
+    fn found(bytes: &[u8]) -> Finding {
+        examine(&temp_file(bytes), &mut |_| true).unwrap()
+    }
+
+    /// What the spool makes of a torn file.
+    struct Outcome {
+        salvaged: Salvaged,
+        damage: Option<Damage>,
+        in_place: bool,
+        /// What the result unpacks to.
+        raw: Vec<u8>,
+    }
+
+    fn salvage(bytes: &[u8]) -> Outcome {
+        let mut file = temp_file(bytes);
+        let Finding { salvaged, way, damage } = examine(&file, &mut |_| true).unwrap();
+        let mut in_place = true;
+        match way {
+            Way::Nothing => return Outcome { salvaged, damage, in_place, raw: Vec::new() },
+            Way::AsItIs => {}
+            Way::Cut(place) => cut(&file, &place).unwrap(),
+            Way::Repack(how) => {
                 let whole = temp_file(b"");
-                let salvaged = repack(&file, &whole).unwrap();
-                (whole, salvaged)
+                repack(&file, &whole, &how, &mut |_| true).unwrap();
+                (file, in_place) = (whole, false);
             }
-            Finding::Nothing | Finding::Foreign => return None,
-        };
-        let mut packed = Vec::new();
-        At { file: &file, at: 0 }.read_to_end(&mut packed).unwrap();
-        let mut raw = Vec::new();
+        }
+        assert!(damage.is_none() || !in_place, "a damaged file is left as it is");
+        let (mut packed, mut raw) = (Vec::new(), Vec::new());
+        file.rewind().unwrap();
+        file.read_to_end(&mut packed).unwrap();
         let mut member = flate2::bufread::GzDecoder::new(&packed[..]);
         member.read_to_end(&mut raw).expect("a whole gzip member");
         assert!(member.into_inner().is_empty(), "nothing behind the member");
         assert_eq!(salvaged.raw_bytes, raw.len() as u64);
-        assert_eq!(salvaged.lines, memchr_iter(b'\n', &raw).count() as u64);
-        Some((salvaged, raw))
+        let unended = u64::from(!raw.ends_with(b"\n"));
+        assert_eq!(salvaged.lines, memchr_iter(b'\n', &raw).count() as u64 + unended);
+        Outcome { salvaged, damage, in_place, raw }
+    }
+
+    #[derive(Debug, PartialEq, Eq)]
+    enum End {
+        /// With a member.
+        Whole,
+        /// Too early.
+        Short,
+        Error,
+    }
+
+    /// What a reader that takes byte by byte gets out of `bytes` before its first error; and how it ends.
+    fn unpack(bytes: &[u8]) -> (Vec<u8>, End) {
+        let (mut all, mut rest) = (Vec::new(), bytes);
+        loop {
+            let mut reader = Decompress::new_gzip(15);
+            let mut raw = [0; 512];
+            let mut ended = false;
+            while let Some((byte, behind)) = rest.split_first() {
+                rest = behind;
+                let mut feed = std::slice::from_ref(byte);
+                loop {
+                    let (used, made, status) = inflate(&mut reader, feed, &mut raw);
+                    all.extend_from_slice(&raw[..made]);
+                    feed = &feed[used..];
+                    match status {
+                        None => return (all, End::Error),
+                        Some(Status::StreamEnd) => ended = true,
+                        Some(_) if used + made > 0 => continue,
+                        Some(_) => {}
+                    }
+                    break;
+                }
+                if ended {
+                    break;
+                }
+            }
+            rest = &rest[rest.iter().position(|b| *b != 0).unwrap_or(rest.len())..];
+            if !ended || rest.is_empty() {
+                return (all, if ended { End::Whole } else { End::Short });
+            }
+        }
+    }
+
+    /// The lines that can be read: many zeros at the end are a power cut's, unless the member ends in them.
+    fn readable(bytes: &[u8]) -> Vec<u8> {
+        let (raw, end) = unpack(bytes);
+        if end == End::Whole {
+            return raw;
+        }
+        let solid = bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
+        let mut raw = if bytes.len() - solid < FILL as usize { raw } else { unpack(&bytes[..solid]).0 };
+        raw.truncate(memrchr(b'\n', &raw).map_or(0, |at| at + 1));
+        raw
+    }
+
+    /// Salvages and compares; nothing that is not salvaged may be given up.
+    fn check(bytes: &[u8], what: &str) -> Outcome {
+        let outcome = salvage(bytes);
+        let expected = readable(bytes);
+        assert!(
+            outcome.raw == expected,
+            "{what}: {} bytes of {}, {:?}",
+            outcome.raw.len(),
+            expected.len(),
+            outcome.damage
+        );
+        outcome
     }
 
     fn rows(from: usize, count: usize) -> Vec<u8> {
         (from..from + count).flat_map(|i| format!("10.0.{}.{},{i},{}\n", i % 7, i % 250, i * 37).into_bytes()).collect()
+    }
+
+    fn gzip(raw: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
+        encoder.write_all(raw).unwrap();
+        encoder.finish().unwrap()
     }
 
     fn check_cut_everywhere(batches: &[Vec<u8>], level: Level, step: usize) {
@@ -398,24 +909,28 @@ mod tests {
             for zeros in [0, 1, 4096] {
                 let mut torn = bytes[..cut].to_vec();
                 torn.resize(cut + zeros, 0);
+                let what = format!("cut at {cut} with {zeros} zeros");
+                let outcome = check(&torn, &what);
                 let whole = ends.iter().rfind(|(end, _)| *end <= cut).map_or(0, |(_, raw)| *raw);
-                match salvage(&torn) {
-                    Some((_, raw)) => assert!(raw == plain[..whole], "cut at {cut} with {zeros} zeros"),
-                    None => assert_eq!(whole, 0, "cut at {cut} with {zeros} zeros"),
+                assert!(outcome.raw.starts_with(&plain[..whole]), "{what}: every complete piece");
+                let is_fill = zeros == 4096 && outcome.damage == Some(Damage::Zeros);
+                assert!(outcome.damage.is_none() || is_fill, "{what}: {:?}", outcome.damage);
+                if outcome.raw.len() == whole && outcome.damage.is_none() {
+                    assert!(outcome.in_place, "{what}: ten bytes are enough");
                 }
             }
         }
     }
 
     #[test]
-    fn cut_at_every_byte_every_complete_piece_is_there() {
+    fn cut_at_every_byte_every_complete_line_is_there() {
         let batches: Vec<_> = (0..6).map(|i| rows(i * 20, 20)).collect();
         check_cut_everywhere(&batches, Level::Zlib(6), 1);
         check_cut_everywhere(&batches, Level::Auto, 1);
     }
 
     #[test]
-    fn cut_anywhere_in_a_large_file_every_complete_piece_is_there() {
+    fn cut_anywhere_in_a_large_file_every_complete_line_is_there() {
         let batches: Vec<_> = (0..40).map(|i| rows(i * 700, 700)).collect();
         let len = our_file(&batches, Level::Auto).0.len();
         // scripts/torture asks for ten times as many.
@@ -423,7 +938,7 @@ mod tests {
         check_cut_everywhere(&batches, Level::Auto, len / cuts);
         eprintln!(
             "TORTURE | salvage | a small `.part` cut at every byte, one of {len} bytes at {cuts} places, each also with 1 and \
-             4,096 zeros behind | every complete piece, always |"
+             4,096 zeros behind | every complete line, always |"
         );
     }
 
@@ -433,7 +948,11 @@ mod tests {
         let (mut bytes, _) = our_file(&batches, Level::Zlib(6));
         let raw = batches.concat();
         bytes.extend(trailer(crc32fast::hash(&raw), raw.len() as u64));
-        assert_eq!(salvage(&bytes).unwrap().1, raw);
+        assert!(matches!(found(&bytes).way, Way::AsItIs));
+        assert_eq!(check(&bytes, "complete").raw, raw);
+        bytes.extend([0; 5000]);
+        let outcome = check(&bytes, "zeros behind");
+        assert!(outcome.in_place && outcome.damage.is_none() && outcome.raw == raw);
     }
 
     #[test]
@@ -452,29 +971,149 @@ mod tests {
         check_cut_everywhere(&batches, Level::Zlib(6), 7);
         let many: Vec<_> = (0..200).map(|_| hostile()).collect();
         let (bytes, _) = our_file(&[many.concat()], Level::Zlib(1));
-        assert_eq!(salvage(&bytes).unwrap().1, many.concat());
+        assert_eq!(check(&bytes, "many markers").raw, many.concat());
+    }
+
+    /// Every place under scripts/torture, else every `n`th.
+    fn step(n: usize) -> usize {
+        if std::env::var_os("PROCESSOR_TORTURE").is_some() { 1 } else { n }
+    }
+
+    /// What other writers flush, and where: the file, and the text of it.
+    fn strangers() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
+        use flate2::FlushCompress::{Full, None, Partial, Sync};
+        let text = rows(0, 120);
+        let mut all = Vec::new();
+        for (name, flush) in [("sync", Sync), ("full", Full), ("partial", Partial), ("none", None)] {
+            // 46 and more are inside lines, 0 is at the end of each.
+            for at in [0, 46, 977] {
+                let chunks: Vec<&[u8]> = match at {
+                    0 => text.split_inclusive(|b| *b == b'\n').collect(),
+                    at => text.chunks(at).collect(),
+                };
+                let mut packer = flate2::Compress::new(flate2::Compression::new(6), false);
+                // As Go writes it: no time, unknown system.
+                let mut bytes = vec![0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
+                bytes.reserve(1 << 20);
+                for chunk in chunks {
+                    packer.compress_vec(chunk, &mut bytes, flush).unwrap();
+                }
+                packer.compress_vec(&[], &mut bytes, flate2::FlushCompress::Finish).unwrap();
+                bytes.extend(&trailer(crc32fast::hash(&text), text.len() as u64)[2..]);
+                all.push((name, bytes, text.clone()));
+            }
+        }
+        let unended = [&text[..], b"the last line has no end"].concat();
+        all.push(("unended", gzip(&unended), unended));
+        let members: Vec<_> = text.chunks(700).flat_map(gzip).collect();
+        all.push(("members", members, text));
+        all
     }
 
     #[test]
-    fn a_file_without_pieces_is_packed_anew_up_to_its_last_line() {
-        let raw = rows(0, 30_000);
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(6));
-        encoder.write_all(&raw).unwrap();
-        let bytes = encoder.finish().unwrap();
-        for cut in [bytes.len() / 3, bytes.len() / 2, bytes.len() - 3, bytes.len()] {
-            let (salvaged, got) = salvage(&bytes[..cut]).unwrap();
-            assert!(raw.starts_with(&got) && got.ends_with(b"\n"));
-            assert!(salvaged.lines > 30_000 / 4, "{cut}: {salvaged:?}");
+    fn whoever_wrote_it_every_line_that_unpacks_is_there() {
+        for (name, bytes, text) in strangers() {
+            let outcome = check(&bytes, name);
+            assert!(outcome.raw == text && outcome.damage.is_none(), "{name}: all of it");
+            for cut in (0..bytes.len()).step_by(step(3)) {
+                let outcome = check(&bytes[..cut], &format!("{name} cut at {cut}"));
+                assert_eq!(outcome.damage, None, "{name} cut at {cut}");
+                if cut % 7 == 0 {
+                    for zeros in [3, 600] {
+                        let mut torn = bytes[..cut].to_vec();
+                        torn.resize(cut + zeros, 0);
+                        let outcome = check(&torn, &format!("{name} cut at {cut}, {zeros} zeros"));
+                        assert!(matches!(outcome.damage, None | Some(Damage::Zeros)), "{:?}", outcome.damage);
+                    }
+                }
+            }
         }
     }
 
     #[test]
+    fn a_damaged_file_gives_its_lines_and_is_kept() {
+        for (name, bytes, text) in strangers() {
+            for at in (0..bytes.len()).step_by(step(13)) {
+                let mut damaged = bytes.clone();
+                damaged[at] ^= 1 << (at % 8);
+                let outcome = check(&damaged, &format!("{name} flipped at {at}"));
+                // Too few bytes are too few, whatever the reason: they are a torn tail to every reader.
+                let is_kept = outcome.damage.is_some() || unpack(&damaged).1 == End::Short;
+                assert!(is_kept || outcome.raw == text, "{name}: what is lost at {at} is kept");
+                let mut zeroed = bytes.clone();
+                let end = (at + 512).min(bytes.len());
+                zeroed[at..end].fill(0);
+                let outcome = check(&zeroed, &format!("{name} zeroed from {at}"));
+                let is_tail = zeroed[at..].iter().all(|b| *b == 0) || unpack(&zeroed).1 == End::Short;
+                assert!(outcome.damage.is_some() || is_tail || outcome.raw == text, "{name}: zeroed from {at}");
+            }
+            for behind in [&b"x"[..], &[0; 100], &[0x1f, 0x8b], &bytes[..bytes.len() / 2]] {
+                check(&[&bytes[..], behind].concat(), &format!("{name} and more"));
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_of_any_length_needs_no_memory_and_a_long_tail_is_no_torn_one() {
+        let long: Vec<u8> = (0..3u32 << 20).map(|i| b'a' + (i.wrapping_mul(i) >> 13) as u8 % 20).collect();
+        let text = [&b"1,2\n"[..], &long, b"\n3,4\n"].concat();
+        let bytes = gzip(&text);
+        let outcome = salvage(&bytes[..bytes.len() - 8]);
+        assert!(outcome.raw == text && outcome.damage.is_none());
+        let outcome = salvage(&bytes[..bytes.len() / 2]);
+        assert!(matches!(outcome.damage, Some(Damage::EndlessLine { .. })) && outcome.raw == b"1,2\n");
+        assert_eq!(outcome.salvaged.cut_bytes, 0, "nothing is cut from what is kept");
+    }
+
+    #[test]
+    fn it_stops_within_a_step() {
+        let bytes = gzip(&rows(0, 400_000));
+        let (file, whole) = (temp_file(&bytes), temp_file(b""));
+        let Way::Repack(how) = found(&bytes[..bytes.len() - 9]).way else { panic!("it has no flush points") };
+        let mut left = 3;
+        let mut few = |_| {
+            left -= 1;
+            left > 0
+        };
+        assert!(matches!(examine(&file, &mut few), Err(Error::Stopped)));
+        assert!(matches!(repack(&file, &whole, &how, &mut |_| false), Err(Error::Stopped)));
+        assert_eq!(file.metadata().unwrap().len(), bytes.len() as u64);
+    }
+
+    #[test]
+    fn all_of_the_file_is_told_while_it_is_gone_through() {
+        let bytes = gzip(&rows(0, 100_000));
+        let (file, whole) = (temp_file(&bytes[..bytes.len() - 9]), temp_file(b""));
+        let mut told = 0;
+        let finding = examine(&file, &mut |done| {
+            told += done;
+            true
+        })
+        .unwrap();
+        assert_eq!(told, bytes.len() as u64 - 9);
+        let Way::Repack(how) = finding.way else { panic!("it has no flush points") };
+        let mut told = 0;
+        repack(&file, &whole, &how, &mut |done| {
+            told += done;
+            true
+        })
+        .unwrap();
+        assert!(told > bytes.len() as u64 - 100, "{told}");
+    }
+
+    #[test]
     fn what_is_not_gzip_is_left_alone() {
-        let found = |bytes: &[u8]| examine(&temp_file(bytes)).unwrap();
-        assert!(matches!(found(b""), Finding::Nothing));
-        assert!(matches!(found(&[0; 100]), Finding::Nothing));
-        assert!(matches!(found(&[0x1f, 0x8b]), Finding::Nothing));
-        assert!(matches!(found(b"SRC_IP,DST_IP\n"), Finding::Foreign));
+        for (bytes, damage) in [
+            (&b""[..], None),
+            (&[0; 100], None),
+            (&[0x1f, 0x8b], None),
+            (b"SRC_IP,DST_IP\n", Some(Damage::NotGzip)),
+            (&[&[0; 5000][..], &gzip(b"1,2\n")].concat(), Some(Damage::NotGzip)),
+            (&[0x1f, 0x8b, 8, 0xe0, 0, 0, 0, 0, 0, 3, 3, 0], Some(Damage::NotGzip)),
+        ] {
+            let finding = found(bytes);
+            assert!(matches!(finding.way, Way::Nothing) && finding.damage == damage, "{finding:?}");
+        }
     }
 
     #[test]
@@ -485,6 +1124,7 @@ mod tests {
         encoder.flush().unwrap();
         let mut bytes = encoder.get_ref().clone();
         bytes.extend([9; 5]);
-        assert_eq!(salvage(&bytes).unwrap().1, b"1,2\n");
+        let outcome = check(&bytes, "garbage behind");
+        assert!(outcome.raw == b"1,2\n" && outcome.damage.is_some());
     }
 }

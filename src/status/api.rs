@@ -79,6 +79,8 @@ fn spool(stats: &Stats, moment: &Moment<'_>) -> Value {
         "openBytes": stats.open_bytes.get(),
         "full": stats.spool_full.get() > 0,
         "failing": stats.spool_failing.get() > 0,
+        "tornFiles": stats.torn_files.get(),
+        "tornBytes": stats.torn_bytes.get(),
         "sealedFiles": stats.sealed_files.get(),
         "sealedBytes": stats.sealed_bytes.get(),
     })

@@ -34,6 +34,7 @@ pub fn losses(stats: &Stats) -> Vec<Loss> {
         of("quarantine", "lines", &stats.rejected.lines),
         of("quarantine_full", "lines", &stats.rejects_unkept),
         of("torn_file", "bytes", &stats.salvage_cut_bytes),
+        of("damaged_file", "files", &stats.torn_set_aside),
         of("spool_eviction", "lines", &stats.dropped.lines),
         of("spool_eviction", "bytes", &stats.dropped.bytes),
     ]

@@ -243,7 +243,9 @@ fn spool(page: &mut Page, stats: &Stats, moment: &Moment<'_>) {
     page.gauge("open_file_bytes", "Compressed bytes of the file that is being written.", stats.open_bytes.get() as f64);
     page.counter("sealed_files_total", "Files completed.", stats.sealed_files.get());
     page.counter("sealed_bytes_total", "Compressed bytes of the completed files.", stats.sealed_bytes.get());
-    page.counter("salvaged_files_total", "Files of an earlier life that were made whole.", stats.salvaged_files.get());
+    page.counter("salvaged_files_total", "Files of an earlier life that were salvaged.", stats.salvaged_files.get());
+    page.gauge("torn_files", "Damaged files that wait in torn/ for somebody.", stats.torn_files.get() as f64);
+    page.gauge("torn_bytes", "Their bytes.", stats.torn_bytes.get() as f64);
 }
 
 fn upload(page: &mut Page, stats: &Stats) {

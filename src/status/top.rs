@@ -230,6 +230,10 @@ impl View {
         if bad > 0.0 {
             rows.push((self.say("bad lines", "异常行").to_owned(), count(bad), WARN));
         }
+        let torn = number(&self.last["spool"]["tornFiles"]);
+        if torn > 0.0 {
+            rows.push((self.say("files in torn/", "torn/ 中的文件").to_owned(), count(torn), WARN));
+        }
         for child in
             list(&self.last["children"]).iter().filter(|child| child["up"] == false || number(&child["restarts"]) > 0.0)
         {

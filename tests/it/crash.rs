@@ -78,7 +78,7 @@ fn some(all: &[Point], count: usize) -> Vec<Point> {
 /// What must hold after the last recovery.
 fn check(probe: &Probe, before: &[u64], server: Option<&ScriptedFtp>, what: &str) {
     let left = names(probe.data());
-    let torn = left.iter().find(|name| name.ends_with(".part") || name.contains("repack") || name.ends_with(".bad"));
+    let torn = left.iter().find(|name| name.ends_with(".part") || name.contains("repack") || name.ends_with(".torn"));
     assert_eq!(torn, None, "{what}: {left:?}");
     let mut found = Vec::new();
     if let Some(server) = server {
@@ -330,12 +330,27 @@ fn wreckage(dir: &Path) {
     torn.truncate(torn.len() - 8);
     torn.extend([0; 300]);
     put("flows_20250101_000004_004.part", &torn);
+    // Damaged: its lines are packed anew, and it is kept.
+    put(DAMAGED, &damaged_part());
     // Without a place to cut at: it must be packed anew.
-    put("flows_20250101_000005_005.part", &foreign_part(&rows(90..9000), None, 60));
+    put("flows_20250101_000006_006.part", &foreign_part(&rows(200..9000), None, 60));
+}
+
+const DAMAGED: &str = "flows_20250101_000005_005.part";
+
+fn damaged_part() -> Vec<u8> {
+    [&foreign_part(&rows(90..200), Some(500), 100)[..], b"something else"].concat()
+}
+
+/// The damaged file of the wreckage is there as it was, once.
+fn check_damaged(probe: &Probe, what: &str) {
+    let torn = probe.data().join("torn");
+    assert_eq!(names(&torn), [DAMAGED], "{what}");
+    assert_eq!(fs::read(torn.join(DAMAGED)).unwrap(), damaged_part(), "{what}");
 }
 
 #[test]
-fn killed_at_every_call_while_it_makes_old_wreckage_whole() {
+fn killed_at_every_call_while_it_salvages_old_wreckage() {
     trace::require();
     let tally = Tally::default();
     let model = Probe::new();
@@ -345,6 +360,7 @@ fn killed_at_every_call_while_it_makes_old_wreckage_whole() {
     let undisturbed = spooled(model.data());
     assert!(undisturbed.len() >= 1000, "the wreckage holds something");
     is_the_beginning(&undisturbed);
+    check_damaged(&model, "undisturbed");
     let all: Vec<_> = every_point(&log).into_iter().filter(|point| point.call != "openat").collect();
     let all = some(&all, points(all.len(), 600.max(all.len())));
     in_parallel(&all, AT_ONCE, |point| {
@@ -356,10 +372,28 @@ fn killed_at_every_call_while_it_makes_old_wreckage_whole() {
         probe.run(b"").expect(0);
         assert_eq!(spooled(probe.data()), undisturbed, "{point:?}");
         check(&probe, &undisturbed, None, &format!("{point:?}"));
+        check_damaged(&probe, &format!("{point:?}"));
     });
     assert!(tally.total() >= 20, "too few points: {}", tally.text());
     let figure = format!("{} points, 0 violations ({})", tally.total(), tally.text());
-    report("salvage", "SIGKILL at every Nth call while six torn files are made whole", &figure);
+    report("salvage", "SIGKILL at every Nth call while seven torn files are salvaged", &figure);
+}
+
+#[test]
+fn killed_between_the_two_names_of_a_damaged_file_it_is_kept_once() {
+    trace::require();
+    let removals: Vec<usize> = (1..=12).collect();
+    in_parallel(&removals, AT_ONCE, |n| {
+        let probe = Probe::new();
+        wreckage(probe.data());
+        probe.start_under(&trace::only_links(*n)).end();
+        probe.start_under(&trace::only_links(1000)).end().expect(0);
+        let found = spooled(probe.data());
+        is_the_beginning(&found);
+        assert!(found.len() >= 1000, "removal {n}");
+        check(&probe, &found, None, &format!("removal {n}"));
+        check_damaged(&probe, &format!("removal {n}"));
+    });
 }
 
 /// The promise by the clock: a line that was in for the flush interval survives.

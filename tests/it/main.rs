@@ -19,6 +19,7 @@ mod pmacct;
 mod pmacct_chain;
 mod readme;
 mod run;
+mod salvage;
 mod soak;
 mod spool;
 mod status;
