@@ -142,9 +142,6 @@ pub enum Damage {
         /// Unpacked bytes.
         bytes: u64,
     },
-    /// The zeros at its end may be a power cut's or the end of its last lines.
-    #[error("the zeros at its end unpack to lines")]
-    Zeros,
 }
 
 /// Finds what is in the file. Reads it once.
@@ -158,23 +155,16 @@ pub fn examine(file: &File, note: Note<'_>) -> Result<Finding, Error> {
     let mut scan = Scan::new(file, solid);
     let ending = scan.run(note)?;
     let mut is_whole = ending == Ending::Clean;
-    let mut damage = match ending {
+    let damage = match ending {
         Ending::Damaged(damage) => Some(damage),
         Ending::Clean | Ending::Torn => None,
     };
     if ending == Ending::Torn && solid < len {
-        let (fill, solid_tally) = (len - solid, scan.tally.clone());
-        scan.members.input.limit = len.min(solid + FILL - 1);
-        scan.run(note)?;
-        let near = scan.tally.clone();
+        let solid_tally = scan.tally.clone();
         scan.members.input.limit = len.min(solid + OWN_ZEROS);
         is_whole = scan.run(note)? == Ending::Clean;
-        if !is_whole {
-            let is_fill = fill >= FILL;
-            if is_fill && near.line_end > solid_tally.line_end {
-                damage = Some(Damage::Zeros);
-            }
-            scan.tally = if is_fill { solid_tally } else { near };
+        if !is_whole && len - solid >= FILL {
+            scan.tally = solid_tally;
         }
     }
     Ok(scan.finding(len, is_whole, damage))
@@ -913,9 +903,8 @@ mod tests {
                 let outcome = check(&torn, &what);
                 let whole = ends.iter().rfind(|(end, _)| *end <= cut).map_or(0, |(_, raw)| *raw);
                 assert!(outcome.raw.starts_with(&plain[..whole]), "{what}: every complete piece");
-                let is_fill = zeros == 4096 && outcome.damage == Some(Damage::Zeros);
-                assert!(outcome.damage.is_none() || is_fill, "{what}: {:?}", outcome.damage);
-                if outcome.raw.len() == whole && outcome.damage.is_none() {
+                assert_eq!(outcome.damage, None, "{what}");
+                if outcome.raw.len() == whole {
                     assert!(outcome.in_place, "{what}: ten bytes are enough");
                 }
             }
@@ -1023,7 +1012,7 @@ mod tests {
                         let mut torn = bytes[..cut].to_vec();
                         torn.resize(cut + zeros, 0);
                         let outcome = check(&torn, &format!("{name} cut at {cut}, {zeros} zeros"));
-                        assert!(matches!(outcome.damage, None | Some(Damage::Zeros)), "{:?}", outcome.damage);
+                        assert_eq!(outcome.damage, None, "{name} cut at {cut}, {zeros} zeros");
                     }
                 }
             }

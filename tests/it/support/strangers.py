@@ -50,6 +50,9 @@ def writers():
     yield "pigz -n", "none", tool(ROWS, "pigz", "-n"), ROWS, step
     yield "pigz -b 32", "sync inside lines", tool(MANY, "pigz", "-n", "-b", "32"), MANY, 1009 * step
     yield "pigz -i -b 32", "full inside lines", tool(MANY, "pigz", "-n", "-i", "-b", "32"), MANY, 1009 * step
+    yield "Python zlib, long", "sync at lines", packed(MANY, "sync", True), MANY, 1009 * step
+    yield "gzip -n, long", "none", tool(MANY, "gzip", "-n"), MANY, 1009 * step
+    yield "igzip, long", "none", tool(MANY, "igzip", "-c"), MANY, 1009 * step
     half = len(ROWS) // 2
     yield "cat a.gz b.gz", "members", tool(ROWS[:half], "gzip", "-n") + tool(ROWS[half:], "gzip", "-n"), ROWS, step
 
