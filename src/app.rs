@@ -18,7 +18,6 @@ use crate::notify::{self, State};
 use crate::pipeline::{self, Outcome, Parts};
 use crate::remote::ftp::{self, Ftp};
 use crate::report::{self, Reporter};
-use crate::sample;
 use crate::shutdown::{Reason, Shutdown};
 use crate::source::Source;
 use crate::spool::queue::Queue;
@@ -27,6 +26,7 @@ use crate::stats::Stats;
 use crate::status::{self, Status};
 use crate::threads::{Running, spawn};
 use crate::uploader::{self, Uploader};
+use crate::{sample, secret};
 
 mod connect;
 mod ddl;
@@ -50,6 +50,7 @@ const IN_USE: u8 = 4;
 
 /// Carries out one command; the exit code.
 pub fn run(command: Command) -> u8 {
+    secret::keep_memory_private();
     match command {
         Command::Run(flags) => collect(flags),
         Command::Check(flags) => check(&flags),

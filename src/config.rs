@@ -17,18 +17,21 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub mod keys;
-pub mod pmacct;
 mod traps;
 
 use crate::clock::Zone;
 use crate::log::{self, Event, Lang};
+use crate::pmacctconf::{self, Withheld, guess};
 use crate::remote::ftp;
-use crate::secret::Secret;
+use crate::secret::{self, Secret};
 use crate::{check, pack, pipeline, report, spool, uploader};
 use keys::{KEYS, Key, Kind};
 
 /// Bytes of a configuration file. pmacct itself reads 8224 lines; a larger file is not a configuration.
 const MOST_BYTES: u64 = 4 << 20;
+
+/// Slips of the pen up to which a line that cannot be read is taken for one with a known key.
+const MOST_SLIPS: usize = 4;
 
 /// One MiB, the unit of every `_mb` key.
 const MIB: u64 = 1 << 20;
@@ -132,7 +135,7 @@ pub struct Config {
     /// The daemons' programs.
     pub programs: Programs,
     /// The whole file, for the sources that read pmacct's keys.
-    pub text: pmacct::Text,
+    pub text: pmacctconf::Text,
     /// What the log should say about the configuration, in order.
     pub warnings: Vec<Event>,
     /// Every key with its effective value.
@@ -145,7 +148,7 @@ pub enum Origin {
     /// Not given.
     Default,
     /// This line of the configuration file.
-    Line(usize),
+    Line(u32),
     /// A flag or an environment variable of this name.
     Named(&'static str),
     /// The file that `processor_ftp_pass_file` names.
@@ -180,7 +183,7 @@ pub struct Problem {
     /// `FILE:LINE`, the file, or the name of a flag or variable.
     pub place: String,
     /// The line in the configuration file; 0 when it is about no line.
-    pub line: usize,
+    pub line: u32,
     /// The key, or the fault itself where it is about no key.
     pub key: String,
     /// What is wrong and what would be right, without secrets.
@@ -231,7 +234,7 @@ impl Config {
     ///
     /// Everything that is wrong, all at once, each with its line and what would be right.
     pub fn check(text: &[u8], inputs: &Inputs, read: &dyn Fn(&Path) -> io::Result<Vec<u8>>) -> Result<Self, Rejected> {
-        let text = pmacct::Text::read(text);
+        let text = pmacctconf::Text::read(text);
         let mut given = Given::new(&text, inputs);
         let config = build(&mut given, inputs, read);
         if given.problems.is_empty() {
@@ -288,10 +291,21 @@ impl Config {
 
 /// The warning of an unknown key as a problem beside others.
 fn misspelt(warning: &Event) -> Option<Problem> {
-    let Event::UnknownKey { path, line, key, nearest } = warning else { return None };
-    let text = format!("is unknown; the nearest known key is {nearest}");
+    let (path, line, key, text) = match warning {
+        Event::UnknownKey { path, line, key, nearest } => {
+            (path, line, key.clone(), format!("is unknown; the nearest known key is {nearest}"))
+        }
+        Event::UnknownSecretKey { path, line, nearest } => {
+            (path, line, (*nearest).to_owned(), "is misspelt; nothing of the line is shown".to_owned())
+        }
+        Event::LineWithheld { path, line } => {
+            let text = "an unknown key, which may be a password's, or the rest of the password before; it is not shown";
+            (path, line, "the line".to_owned(), text.to_owned())
+        }
+        _ => return None,
+    };
     let place = format!("{}:{line}", path.display());
-    Some(Problem { place, line: usize::try_from(*line).unwrap_or(0), key: key.clone(), text })
+    Some(Problem { place, line: u32::try_from(*line).unwrap_or(0), key, text })
 }
 
 /// Reads a file that must not be larger than [`MOST_BYTES`].
@@ -307,6 +321,8 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
 /// The values that were given, and what is wrong with them.
 struct Given {
     path: PathBuf,
+    /// There is no key of ours at all, so that none is said to be missing.
+    is_foreign: bool,
     values: HashMap<&'static str, (String, Origin)>,
     problems: Vec<Problem>,
     warnings: Vec<Event>,
@@ -314,31 +330,21 @@ struct Given {
 
 impl Given {
     /// Collects values and checks each by its kind. An empty value is one that was not given: the documented sample has them.
-    fn new(text: &pmacct::Text, inputs: &Inputs) -> Self {
-        let mut given =
-            Self { path: inputs.path.clone(), values: HashMap::new(), problems: Vec::new(), warnings: Vec::new() };
-        let mut lines: HashMap<&'static str, usize> = HashMap::new();
-        for entry in text.ours() {
-            let Some(key) = Key::named(&entry.key) else {
-                let (path, line) = (given.path.clone(), entry.line as u64);
-                let (key, nearest) = (entry.key.clone(), Key::nearest(&entry.key).name);
-                given.warnings.push(Event::UnknownKey { path, line, key, nearest });
-                continue;
-            };
-            if let Some(earlier) = lines.insert(key.name, entry.line) {
-                let (path, line) = (given.path.clone(), entry.line as u64);
-                given.warnings.push(Event::DuplicateKey { path, line, key: key.name, ignored_line: earlier as u64 });
-            }
-            let value = if entry.utf8 { Some(entry.unquoted()) } else { None };
-            given.take(key, value, Origin::Line(entry.line));
+    fn new(text: &pmacctconf::Text, inputs: &Inputs) -> Self {
+        let mut given = Self {
+            path: inputs.path.clone(),
+            is_foreign: false,
+            values: HashMap::new(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        };
+        if text.is_utf16 {
+            given.is_foreign = true;
+            given.problem(&Origin::Default, "", "is UTF-16; save it as UTF-8".to_owned());
+            return given;
         }
-        for loose in text.loose.iter().filter(|loose| loose.text.to_ascii_lowercase().starts_with(pmacct::OURS)) {
-            given.problem(
-                &Origin::Line(loose.line),
-                &log::visible(loose.word()),
-                "is not followed by a colon; write key: value".to_owned(),
-            );
-        }
+        given.take_lines(text);
+        given.name_damage(text);
         if let Some((name, source)) = &inputs.source {
             given.take_named("processor_source", source, name);
         }
@@ -349,11 +355,59 @@ impl Given {
             given.take_named("processor_ftp_pass", pass.reveal(), "PROCESSOR_FTP_PASS");
         }
         if text.ours().next().is_none() && given.problems.is_empty() {
+            given.is_foreign = true;
             let text = "has no processor_* key; add at least processor_ftp_host, processor_ftp_user and processor_ftp_pass \
                         as key: value (comment lines are not read)";
             given.problem(&Origin::Default, "", text.to_owned());
         }
         given
+    }
+
+    fn take_lines(&mut self, text: &pmacctconf::Text) {
+        let mut lines: HashMap<&'static str, u32> = HashMap::new();
+        for line in text.ours() {
+            let (path, number) = (self.path.clone(), u64::from(line.number));
+            let Some(key) = Key::named(&line.key) else {
+                let (nearest, is_secret) = Key::meant(|name, fit| line.slips_from(name, fit), line.is_secret());
+                self.warnings.push(if is_secret {
+                    Event::UnknownSecretKey { path, line: number, nearest: nearest.name }
+                } else {
+                    Event::UnknownKey { path, line: number, key: line.shown_key().to_owned(), nearest: nearest.name }
+                });
+                continue;
+            };
+            if let Some(earlier) = lines.insert(key.name, line.number) {
+                self.warnings.push(Event::DuplicateKey {
+                    path,
+                    line: number,
+                    key: key.name,
+                    ignored_line: earlier.into(),
+                });
+            }
+            let value = if line.is_utf8 { Some(line.unquoted()) } else { None };
+            self.take(key, value, Origin::Line(line.number));
+        }
+    }
+
+    /// Lines that cannot be read, or that nobody may see. Nothing of them is shown: any of them may hold the password.
+    fn name_damage(&mut self, text: &pmacctconf::Text) {
+        for damaged in text.damaged.iter().filter(|damaged| damaged.is_ours()) {
+            let (key, _) = Key::meant(|name, _| damaged.slips_from(name), false);
+            let key = if damaged.slips_from(key.name) <= MOST_SLIPS { key.name } else { pmacctconf::OURS };
+            self.problem(&Origin::Line(damaged.number), key, damaged.fault.to_string());
+        }
+        for &(number, why) in &text.withheld {
+            match why {
+                Withheld::TwoLines => {
+                    let text = "holds a second key, that of a secret, behind the first; write one key a line";
+                    self.problem(&Origin::Line(number), "the line", text.to_owned());
+                }
+                Withheld::Unknown => {
+                    let (path, line) = (self.path.clone(), u64::from(number));
+                    self.warnings.push(Event::LineWithheld { path, line });
+                }
+            }
+        }
     }
 
     fn take_named(&mut self, name: &str, value: &str, origin: &'static str) {
@@ -393,7 +447,7 @@ impl Given {
     /// A warning about the line of `name`.
     fn warn(&mut self, name: &str, text: &str) {
         let line = match self.origin(name) {
-            Origin::Line(line) => line as u64,
+            Origin::Line(line) => line.into(),
             _ => 0,
         };
         self.warnings.push(Event::ConfigWarning { path: self.path.clone(), line, text: format!("{name} {text}") });
@@ -458,7 +512,7 @@ fn build(given: &mut Given, inputs: &Inputs, read: &dyn Fn(&Path) -> io::Result<
     let source = given.choice("processor_source", sources).unwrap_or_default();
     let ftp = match given.choice("processor_upload", [("ftp", true), ("none", false)]) {
         // Without any key of ours the one problem that says so is enough.
-        Some(true) if !given.problems.iter().any(|problem| problem.key.is_empty()) => Some(ftp(given, read)),
+        Some(true) if !given.is_foreign => Some(ftp(given, read)),
         _ => None,
     };
     let mut config = Config {
@@ -482,7 +536,7 @@ fn build(given: &mut Given, inputs: &Inputs, read: &dyn Fn(&Path) -> io::Result<
             pmacctd: given.path("processor_pmacctd_path"),
             nfacctd: given.path("processor_nfacctd_path"),
         },
-        text: pmacct::Text::default(),
+        text: pmacctconf::Text::default(),
         warnings: Vec::new(),
         settings: Vec::new(),
     };
@@ -507,7 +561,7 @@ fn ftp(given: &mut Given, read: &dyn Fn(&Path) -> io::Result<Vec<u8>>) -> ftp::O
         None => {}
     }
     ftp::Options {
-        host: given.required("processor_ftp_host", WHY),
+        host: keys::host(&given.required("processor_ftp_host", WHY)).unwrap_or_default().to_owned(),
         port: given.number("processor_ftp_port") as u16,
         user: given.required("processor_ftp_user", WHY),
         pass: Secret::new(given.required("processor_ftp_pass", WHY)),
@@ -657,8 +711,9 @@ fn settings(given: &Given, config: &Config, inputs: &Inputs) -> Vec<Setting> {
 fn shown(key: &Key, value: &str) -> String {
     match key.kind {
         Kind::Secret => "***".to_owned(),
-        Kind::Url => log::visible(&report::Url::new(value).to_string()),
-        _ => log::visible(value),
+        // A path may be called so; other words behind a blank may be the rest of a line of somebody's.
+        _ if value.split_whitespace().skip(1).any(guess::is_secret) => "***".to_owned(),
+        _ => log::visible(&secret::without_login(value)),
     }
 }
 

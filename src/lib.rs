@@ -31,6 +31,7 @@
 //! | room | what it is for |
 //! |---|---|
 //! | [`shutdown`] [`threads`] [`clock`] [`secret`] [`random`] [`stats`] [`notify`] | the latch; where threads start; zones and stamps; the password; random numbers; every number; word to systemd |
+//! | [`pmacctconf`] | the one reader of pmacct.conf's grammar; what a misspelt key was meant to be |
 //! | [`log`] | the catalogue of events, both languages, one queue, one writer of stderr |
 //! | [`fields`] | where fields and rows end, many bytes at a time |
 //! | [`schema`] [`mod@line`] | what a header says; bytes → batches and files |
@@ -82,6 +83,7 @@ pub mod log;
 pub mod notify;
 pub mod pack;
 pub mod pipeline;
+pub mod pmacctconf;
 pub mod random;
 pub mod remote;
 pub mod report;

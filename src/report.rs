@@ -22,6 +22,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crate::clock::{self, Zone};
 use crate::flow::decode::Reject;
 use crate::log::{Event, Log};
+use crate::secret::{self, Secret};
 use crate::stats::{Capture, Number, Stats};
 
 mod file;
@@ -64,15 +65,19 @@ impl Url {
     }
 }
 
-/// `http://user:pass@host/` shows as `http://***@host/`.
+impl Url {
+    /// What of it never shows, for the texts of others.
+    fn login(&self) -> Secret {
+        let rest = self.0.split_once("//").map_or(&*self.0, |(_, rest)| rest);
+        Secret::new(
+            rest.rsplit_once('@').map_or("", |(login, _)| login.split_once(':').map_or(login, |(_, pass)| pass)),
+        )
+    }
+}
+
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let start = self.0.find("://").map_or(0, |at| at + 3);
-        let end = self.0[start..].find(['/', '?', '#']).map_or(self.0.len(), |at| start + at);
-        match self.0[start..end].rfind('@') {
-            Some(at) => write!(f, "{}***{}", &self.0[..start], &self.0[start + at..]),
-            None => f.write_str(&self.0),
-        }
+        f.write_str(&secret::without_login(&self.0))
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::{misused, print};
 use crate::check::HeaderMode;
 use crate::cli::Ddl;
-use crate::config::pmacct::Entry;
 use crate::config::{Config, Inputs};
+use crate::pmacctconf::Line;
 use crate::schema::Schema;
 use crate::schema::ddl::{Form, Headers, Times, columns, table};
 
@@ -56,7 +56,7 @@ fn from_aggregate(config: &Config, stitching: bool) -> Result<(Vec<String>, char
         format!("{path}: there is no aggregate, which names the columns; give the files' header line with -header")
     })?;
     let columns = columns(&aggregate.value, stitching).map_err(|word| {
-        let line = aggregate.line;
+        let line = aggregate.number;
         format!("{path}:{line}: aggregate: the column of {word} is not known; give the files' header line with -header")
     })?;
     let separator = match value(config, "print_output_separator").map(|entry| entry.value.as_str()) {
@@ -68,9 +68,9 @@ fn from_aggregate(config: &Config, stitching: bool) -> Result<(Vec<String>, char
 }
 
 /// The key's last value for all plugins, else its last for one.
-fn value<'a>(config: &'a Config, key: &str) -> Option<&'a Entry> {
+fn value<'a>(config: &'a Config, key: &str) -> Option<&'a Line> {
     let of_key = || config.text.foreign().filter(|entry| entry.key == key);
-    of_key().filter(|entry| entry.name.is_none()).last().or_else(|| of_key().last())
+    of_key().filter(|entry| entry.plugin.is_none()).last().or_else(|| of_key().last())
 }
 
 /// As pmacct reads it.

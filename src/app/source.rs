@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Failure, MISUSED};
 use crate::config::{Config, SourceKind};
 use crate::log::{Event, Log};
+use crate::pmacctconf::Line;
 use crate::source::Source;
 use crate::source::capture::{self, Capture};
 use crate::source::pmacct::{self, Pmacct};
@@ -54,20 +55,9 @@ const LEFT_FOR_UPLOAD: Duration = Duration::from_secs(2);
 
 /// What the supervised daemons will run with.
 fn plan(config: &Config) -> Result<pmacct::Plan, pmacct::PlanError> {
-    let entry = |entry: &crate::config::pmacct::Entry| pmacct::conf::Entry {
-        key: entry.key.clone(),
-        name: entry.name.clone(),
-        value: entry.value.clone(),
-        line: u32::try_from(entry.line).unwrap_or(u32::MAX),
-    };
-    let loose = |loose: &crate::config::pmacct::Loose| pmacct::conf::Loose {
-        line: u32::try_from(loose.line).unwrap_or(u32::MAX),
-        word: loose.word().to_owned(),
-    };
     pmacct::Plan::new(pmacct::Options {
         config_path: config.path.clone(),
-        entries: config.text.foreign().map(entry).collect(),
-        loose: config.text.loose.iter().map(loose).collect(),
+        text: config.text.clone(),
         pmacctd_path: config.programs.pmacctd.clone(),
         nfacctd_path: config.programs.nfacctd.clone(),
         // The lock on the data directory makes it ours alone.
@@ -113,15 +103,15 @@ fn open_capture(config: &Config, stats: &Stats, log: &Log) -> Result<Box<dyn Sou
 }
 
 /// The names of those keys that would change what is counted, then those of the others.
-fn by_weight(unused: &[capture::Key]) -> [String; 2] {
+fn by_weight(unused: &[Line]) -> [String; 2] {
     [true, false].map(|changes| {
-        let keys = unused.iter().filter(|key| key.changes_counts() == changes);
-        keys.map(|key| key.key.as_str()).collect::<Vec<_>>().join(", ")
+        let keys = unused.iter().filter(|key| capture::changes_counts(key) == changes);
+        keys.map(Line::shown_key).collect::<Vec<_>>().join(", ")
     })
 }
 
 /// For `processor check`: keys that are not used although they would change what is counted.
-fn unused_keys(unused: &[capture::Key]) -> String {
+fn unused_keys(unused: &[Line]) -> String {
     match by_weight(unused) {
         [ignored, _] if ignored.is_empty() => ignored,
         [ignored, _] => {
@@ -132,31 +122,17 @@ fn unused_keys(unused: &[capture::Key]) -> String {
     }
 }
 
-type CaptureKeys = (capture::Options, Vec<capture::Key>);
+type CaptureKeys = (capture::Options, Vec<Line>);
 
 fn capture_options(config: &Config) -> Result<CaptureKeys, Vec<String>> {
     let path = config.path.display();
-    let key = |entry: &crate::config::pmacct::Entry| capture::Key {
-        line: entry.line,
-        key: entry.key.clone(),
-        name: entry.name.clone(),
-        value: entry.value.clone(),
-    };
-    let keys: Vec<_> = config.text.foreign().map(key).collect();
-    let loose =
-        config.text.loose.iter().map(|loose| format!("{path}:{}: a line without ':'; write key: value", loose.line));
-    let mut problems: Vec<String> = loose.collect();
-    match capture::Options::from_keys(&keys) {
-        Ok((options, unused)) if problems.is_empty() => {
-            return Ok((capture::Options { threads: config.capture_threads, ..options }, unused));
+    match capture::Options::read(&config.text) {
+        Ok((options, unused)) => Ok((capture::Options { threads: config.capture_threads, ..options }, unused)),
+        Err(errors) => {
+            let place = |line| if line == 0 { path.to_string() } else { format!("{path}:{line}") };
+            Err(errors.iter().map(|error| format!("{}: {error}", place(error.line))).collect())
         }
-        Ok(_) => {}
-        Err(errors) => problems.extend(errors.iter().map(|error| match error.line {
-            0 => format!("{path}: {error}"),
-            line => format!("{path}:{line}: {error}"),
-        })),
     }
-    Err(problems)
 }
 
 fn misused(text: &str) -> Failure {

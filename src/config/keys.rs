@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::clock::Zone;
+use crate::pmacctconf::guess::{self, Fit};
 
 /// One key of the configuration.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Key {
 pub enum Kind {
     /// Any text of one line.
     Text,
+    /// A host name or an address.
+    Host,
     /// Text that never shows.
     Secret,
     /// A path of this machine.
@@ -51,7 +54,7 @@ pub enum Kind {
     Listen,
 }
 
-use Kind::{Choice, Flag, Level, Listen, Path, Prefix, Secret, Text, Url};
+use Kind::{Choice, Flag, Host, Level, Listen, Path, Prefix, Secret, Text, Url};
 
 /// Seconds in a week: beyond it an interval is a slip of the pen.
 const WEEK: u64 = 7 * 86_400;
@@ -71,7 +74,7 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, about: &'sta
 pub static KEYS: &[Key] = &[
     key("processor_source", Choice(&["stdin", "pmacct", "capture"]), "stdin", "where flow lines come from"),
     key("processor_upload", Choice(&["ftp", "none"]), "ftp", "where files go; with none they stay in the data dir"),
-    key("processor_ftp_host", Text, "(required with ftp)", "host name or address of the FTP server"),
+    key("processor_ftp_host", Host, "(required with ftp)", "host name or address of the FTP server"),
     key("processor_ftp_port", number(1, 65_535, ""), "21", "its control port"),
     key("processor_ftp_user", Text, "(required with ftp)", "login name"),
     key("processor_ftp_pass", Secret, "(required with ftp)", "password; never shown"),
@@ -178,9 +181,20 @@ impl Key {
         KEYS.iter().find(|key| key.name == name)
     }
 
-    /// The known key that is written most like `name`.
-    pub fn nearest(name: &str) -> &'static Self {
-        KEYS.iter().min_by_key(|key| distance(key.name, name)).unwrap_or(&KEYS[0])
+    /// The key that was meant, by the slips of the pen between its name and what was written, and whether it is that of a
+    /// secret. In doubt it is: a password that is glued to its key would be shown with it. With `is_secret` it is no other.
+    pub fn meant(slips_from: impl Fn(&str, Fit) -> usize, is_secret: bool) -> (&'static Self, bool) {
+        const SECRET: usize = 3;
+        const PLAIN: usize = 2;
+        let nearest = |of_secret: bool, fit| {
+            let keys = KEYS.iter().filter(|key| guess::is_secret(key.name) == of_secret);
+            keys.map(|key| (slips_from(key.name, fit), key))
+                .min_by_key(|(slips, _)| *slips)
+                .unwrap_or((usize::MAX, &KEYS[0]))
+        };
+        let (secret, plain) = (nearest(true, Fit::Beginning), nearest(false, Fit::Whole));
+        let is_meant = is_secret || (secret.0 <= SECRET && plain.0 > secret.0.min(PLAIN));
+        (if is_meant { secret.1 } else { plain.1 }, is_meant)
     }
 
     /// The default, where it is a value and not a description.
@@ -197,6 +211,7 @@ impl Kind {
         }
         match self {
             Self::Text | Self::Secret | Self::Path => true,
+            Self::Host => host(text).is_some(),
             Self::Number { least, most, .. } => whole(text).is_some_and(|number| (least..=most).contains(&number)),
             Self::Flag => flag(text).is_some(),
             Self::Choice(words) => words.iter().any(|word| text.eq_ignore_ascii_case(word)),
@@ -217,6 +232,7 @@ impl Kind {
     pub fn form(self) -> String {
         match self {
             Self::Text => "text of one line without control characters".to_owned(),
+            Self::Host => "a host name or an address alone, without scheme, port and path".to_owned(),
             Self::Secret => "one line without control characters".to_owned(),
             Self::Path => "a path".to_owned(),
             Self::Number { least, most, unit: "" } => format!("a whole number from {least} to {most}"),
@@ -249,6 +265,18 @@ pub(super) fn flag(text: &str) -> Option<bool> {
     }
 }
 
+/// A host name, or an address; an IPv6 address may stand in brackets, which are not part of it.
+pub(super) fn host(text: &str) -> Option<&str> {
+    let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    if let Some(inner) = inner {
+        return inner.parse::<std::net::Ipv6Addr>().ok().map(|_| inner);
+    }
+    let is_name = text.len() <= 253 && text.chars().all(|c| c.is_alphanumeric() || ".-_".contains(c));
+    // The zone of a link-local address is the kernel's to judge.
+    let is_address = text.split('%').next().unwrap_or_default().parse::<std::net::IpAddr>().is_ok();
+    (is_address || (is_name && !text.is_empty())).then_some(text)
+}
+
 /// Address and port; `:9100` is every address.
 pub(super) fn listen(text: &str) -> Option<SocketAddr> {
     let full = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.to_owned() };
@@ -261,22 +289,6 @@ fn is_url(text: &str) -> bool {
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let web = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
     web && !host.is_empty() && text.parse::<ureq::http::Uri>().is_ok()
-}
-
-/// Levenshtein's distance in characters.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let change = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// The table for people: one paragraph a key.
@@ -316,16 +328,20 @@ mod tests {
             ("processor_status_report_url_", "processor_status_report_url"),
             ("processor_ftp_password", "processor_ftp_pass"),
         ] {
-            assert_eq!(Key::nearest(slip).name, meant);
+            let slips = |name: &str, fit| guess::slips(&guess::fold(name), &guess::fold(slip), fit);
+            assert_eq!(Key::meant(slips, guess::is_secret(slip)).0.name, meant);
         }
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("kitten", "sitting"), 3);
     }
 
     #[test]
     fn right_and_wrong_values() {
         let number = number(1, 8, "");
-        let cases: [(Kind, &[&str], &[&str]); 8] = [
+        let cases: [(Kind, &[&str], &[&str]); 9] = [
+            (
+                Host,
+                &["h", "ftp.example.com", "10.0.0.1", "::1", "[::1]", "fe80::1%eth0", "a_b"],
+                &["", "ftp://h", "h:21", "h/x", "u@h", "[::1]:21", "[h]", "h g", "h;"],
+            ),
             (number, &["1", "8", "08"], &["0", "9", "+1", "-1", "1s", "1.0", "", "99999999999999999999"]),
             (Flag, &["true", "YES", "y", "0", "Off"], &["ja", "2", ""]),
             (Choice(&["a", "b"]), &["a", "B"], &["c", "a b"]),

@@ -251,7 +251,7 @@ fn single_faults() {
         ("processor_ftp_dir: /a\x1b[2Jb", r"/a\u{1b}[2Jb has a control character"),
         (
             "processor_ftp_pass=hunter2",
-            "/etc/pmacct.conf:4: processor_ftp_pass: is not followed by a colon; write key: value",
+            "/etc/pmacct.conf:4: processor_ftp_pass: is not followed by a colon but by '='; write key: value",
         ),
     ] {
         let error = error(more);
@@ -280,6 +280,114 @@ fn the_password_never_shows() {
     assert!(!format!("{:?}", config.ftp).contains(secret));
     assert!(!format!("{config:?}").contains(secret), "Debug of the whole");
     assert!(!format!("{:?}", Inputs { ftp_pass: Some(Secret::new(secret)), ..inputs() }).contains(secret));
+}
+
+/// The secret of the damaged lines below: no five characters of it stand anywhere else.
+const HIDDEN: &str = "Qz7Wk9Xv3JpY";
+
+/// A line that was to set the password, damaged in every way that was seen or thought of.
+fn damaged() -> impl Strategy<Value = Vec<u8>> {
+    let before =
+        ["", "\u{feff}", "\u{a0}", "\u{3000}", "\u{200b}", "“", "\"", "[", "\t", "\0", "- ", "export ", "\u{202e}"];
+    let joined = [
+        "",
+        "processor_ftp_host: h ",
+        "processor_ftp_dir: /a\r",
+        "processor_ftp_user: u # ",
+        "pcap_interface: e\u{2028}",
+        "processor_file_prefix=",
+    ];
+    let keys = [
+        "processor_ftp_pass",
+        "PROCESSOR_FTP_PASS",
+        "processor_ftp_passwd",
+        "proccessor_ftp_pass",
+        "processor_ftp_password",
+        "processor ftp pass",
+        "processor-ftp-pass",
+        "ｐｒｏｃｅｓｓｏｒ_ftp_pass",
+        "processor_ftp_раss",
+        "processor_ftp_pass[x]",
+        "processor_ftp_pass[",
+        "“processor_ftp_pass”",
+        "ftp_pass",
+        "processor_ftp_psas",
+        "processor_ftp\0_pass",
+        "processor_\nftp_pass",
+    ];
+    let separators = [
+        ":", "：", ";", "；", "=", "＝", "", " ", "\t", "\u{3000}", ": =", "\n", ":\n", ": \\\n", "\r", "\u{85}",
+        "\u{2028}", "|", "\u{fe55}", "：:",
+    ];
+    let values = [
+        "Qz7Wk9Xv3JpY",
+        "\"Qz7Wk9Xv3JpY\"",
+        "“Qz7Wk9Xv3JpY”",
+        "Qz7Wk9\nXv3JpY",
+        "Qz7Wk9:Xv3JpY",
+        "Qz7Wk9Xv3JpY # x",
+        "Qz7Wk9\tXv3JpY",
+        "Qz7Wk9[Xv3JpY",
+        "a Qz7Wk9Xv3JpY: b",
+        "x@Qz7Wk9Xv3JpY",
+    ];
+    let pick = |all: Vec<&'static str>| proptest::sample::select(all);
+    let text = (
+        pick(before.to_vec()),
+        pick(joined.to_vec()),
+        pick(keys.to_vec()),
+        pick(separators.to_vec()),
+        pick(values.to_vec()),
+    );
+    // Up to two slips of the pen in the key.
+    let slips = proptest::collection::vec((0usize..18, prop_oneof!["[a-z_]", Just(String::new())]), 0..3);
+    (text, slips, 0..6u8).prop_map(|((before, joined, key, separator, value), slips, encoding)| {
+        let mut key: Vec<String> = key.chars().map(String::from).collect();
+        for (at, slip) in slips {
+            if let Some(letter) = key.get_mut(at) {
+                *letter = slip;
+            }
+        }
+        let text = format!("{before}{joined}{}{separator}{value}", key.concat());
+        match encoding {
+            0 => text.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+            1 => [0xfe, 0xff].into_iter().chain(text.encode_utf16().flat_map(u16::to_be_bytes)).collect(),
+            // The full-width colon of GBK.
+            2 => text
+                .replace('：', "\u{1}")
+                .bytes()
+                .flat_map(|b| if b == 1 { vec![0xa3, 0xba] } else { vec![b] })
+                .collect(),
+            _ => text.into_bytes(),
+        }
+    })
+}
+
+fn tells(text: &str) -> bool {
+    let text = text.to_lowercase();
+    HIDDEN.to_lowercase().as_bytes().windows(5).any(|part| text.contains(std::str::from_utf8(part).unwrap()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+    #[test]
+    fn no_damaged_line_shows_the_password(
+        line in damaged(),
+        head in prop_oneof![Just(""), Just("pcap_interface: e\n"), Just(LEAST)],
+        source in prop_oneof![Just("stdin"), Just("capture"), Just("pmacct")],
+    ) {
+        let text = [head.as_bytes(), format!("processor_source: {source}\n").as_bytes(), &line, b"\naggregate: src_host\n"].concat();
+        let said = match Config::check(&text, &inputs(), &no_file) {
+            Ok(config) => {
+                let split = crate::source::pmacct::conf::split(&config.text, &|_| None);
+                let capture = crate::source::capture::Options::read(&config.text);
+                let loud: Vec<_> = config.warnings.iter().map(|event| format!("{} {} {:?}", event.message(Lang::En), event.message(Lang::Zh), event)).collect();
+                format!("{}{config:?}{loud:?}{split:?}{capture:?}{}{}", config.describe(), split.exporter, split.collector)
+            }
+            Err(rejected) => format!("{rejected}{rejected:?}"),
+        };
+        prop_assert!(!tells(&said), "{:?}\n{said}", String::from_utf8_lossy(&text));
+    }
 }
 
 #[test]

@@ -125,6 +125,16 @@ catalogue! {
         zh "配置警告 {path}:{line}: 未知的配置项 {key}，已忽略；最接近的是 {nearest}"
         en "configuration {path}:{line}: unknown key {key} is ignored; the nearest known one is {nearest}"
 
+    /// An unknown key that may be a secret's, misspelt. Nothing of its line is shown.
+    Warn UnknownSecretKey "unknown_secret_key" { path: PathBuf, line: u64, /** The known key that is written most alike. */ nearest: &'static str }
+        zh "配置警告 {path}:{line}: 未知的配置项，可能是 {nearest} 的误写；该行可能含有密码，故不显示其内容，并已忽略"
+        en "configuration {path}:{line}: an unknown key, perhaps {nearest} misspelt, is ignored; the line may hold a password, so nothing of it is shown"
+
+    /// A line that may hold a part of a password goes to nobody.
+    Warn LineWithheld "line_withheld" { path: PathBuf, line: u64 }
+        zh "配置警告 {path}:{line}: 未知的配置项，可能含有密码或上一行密码的剩余部分；不显示其内容，也不交给 pmacct 的程序"
+        en "configuration {path}:{line}: an unknown key that may be a password's, or the rest of the one before; the line is neither shown nor passed on to pmacct's daemons"
+
     /// A key that stands more than once; the last one counts.
     Warn DuplicateKey "duplicate_key" { path: PathBuf, line: u64, key: &'static str, /** Line of the one that is ignored. */ ignored_line: u64 }
         zh "配置警告 {path}:{line}: {key} 重复出现，以此行为准，忽略第 {ignored_line} 行"

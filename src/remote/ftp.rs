@@ -696,7 +696,7 @@ impl FtpSession {
                 Some(tls) => tls::explain(tls, &options.host),
                 None => io_text(io, options.timeout),
             },
-            other => other.to_string(),
+            other => options.pass.mask(&other.to_string()),
         }
     }
 

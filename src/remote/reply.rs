@@ -3,7 +3,7 @@
 //! Promise: whatever bytes a server sends, the quotation is one short line without control characters and without the
 //! password.
 
-use crate::secret::Secret;
+use crate::secret::{Secret, WITHHELD};
 
 /// Characters of a reply that a text quotes.
 const QUOTED: usize = 200;
@@ -28,8 +28,13 @@ pub fn quote(reply: &[u8], secret: &Secret) -> String {
     // Longer than what is shown by the length of any secret that could be cut in two at the end.
     let enough = QUOTED * 4 + secret.reveal().len();
     let text = String::from_utf8_lossy(&reply[..reply.len().min(enough)]).into_owned();
-    let text = if secret.is_empty() { text } else { text.replace(secret.reveal(), "***") };
-    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let clean: String = secret.mask(&text).chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    // The code is the server's decision, and no part of a password that anybody could know by it.
+    let clean = if clean == WITHHELD {
+        code(reply).map_or_else(|| clean.clone(), |code| format!("{code} {clean}"))
+    } else {
+        clean
+    };
     let mut line = clean.split_whitespace().collect::<Vec<_>>().join(" ");
     if let Some((end, _)) = line.char_indices().nth(QUOTED) {
         line.truncate(end);

@@ -79,7 +79,7 @@ fn agent(url: &Url, limit: Duration) -> Agent {
 /// Posts one report. The error names the place without its password.
 fn post(agent: &Agent, url: &Url, report: &str) -> Result<(), String> {
     let fault = |error: ureq::Error| {
-        let text = error.to_string().replace(url.reveal(), &url.to_string());
+        let text = url.login().mask(&error.to_string());
         format!("POST {url}: {text}")
     };
     let request = agent.post(url.reveal()).header("Content-Type", "application/json");

@@ -47,7 +47,7 @@ mod live;
 pub mod options;
 pub mod savefile;
 
-pub use options::{Input, Key, KeyError, Options};
+pub use options::{Input, KeyError, Options, changes_counts};
 
 use filter::FileFilter;
 use live::Live;

@@ -28,6 +28,8 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 
 use crate::log::{Event, Log};
+use crate::pmacctconf::{self, guess};
+use crate::secret;
 use crate::shutdown::Shutdown;
 use crate::source::{Sink, Source, SourceEnd, SourceError};
 use crate::stats::Stats;
@@ -51,10 +53,8 @@ pub use place::{PlaceError, ProgramError};
 pub struct Options {
     /// The operator's file, for messages.
     pub config_path: PathBuf,
-    /// Its keys, without `processor_*`.
-    pub entries: Vec<conf::Entry>,
-    /// Its lines that are no keys.
-    pub loose: Vec<conf::Loose>,
+    /// Its text.
+    pub text: pmacctconf::Text,
     /// `processor_pmacctd_path`; `None`: on PATH.
     pub pmacctd_path: Option<PathBuf>,
     /// `processor_nfacctd_path`; `None`: on PATH.
@@ -120,7 +120,7 @@ impl Plan {
         let path = std::env::var("PATH").ok();
         let collector = place::find(Daemon::Collector, options.nfacctd_path.as_deref(), path.as_deref())?;
         let exporter = place::find(Daemon::Exporter, options.pmacctd_path.as_deref(), path.as_deref())?;
-        let split = conf::split(&options.entries, &options.loose, &try_filter);
+        let split = conf::split(&options.text, &try_filter);
         if split.is_fatal() {
             return Err(PlanError::Conf { path: options.config_path, findings: split.findings });
         }
@@ -152,7 +152,8 @@ impl Plan {
             for line in self.split.text(daemon).lines().filter(|line| !line.is_empty()) {
                 // pmacct has passwords of its own, for databases and routers.
                 let key = line.split(':').next().unwrap_or_default();
-                let _ = if key.contains("passw") { writeln!(text, "{key}: ***") } else { writeln!(text, "{line}") };
+                let shown = if guess::is_secret(key) { format!("{key}: ***") } else { secret::without_login(line) };
+                let _ = writeln!(text, "{shown}");
             }
         }
         text

@@ -14,6 +14,7 @@ use processor::flow::networks::Networks;
 use processor::flow::table::{self, Timeouts};
 use processor::flow::{Stamp, print};
 use processor::log::Log;
+use processor::pmacctconf::Text;
 use processor::shutdown::Shutdown;
 use processor::source::capture::{self, Capture};
 use processor::source::{Source, SourceEnd};
@@ -576,12 +577,7 @@ proptest! {
 
 /// The settings of these keys, which must be right.
 fn options(text: &str) -> capture::Options {
-    let key = |(index, line): (usize, &str)| {
-        let (key, value) = line.split_once(": ").unwrap();
-        capture::Key { line: index + 1, key: key.trim().to_owned(), name: None, value: value.to_owned() }
-    };
-    let keys: Vec<_> = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()).map(key).collect();
-    capture::Options::from_keys(&keys).unwrap().0
+    capture::Options::read(&Text::read(text.as_bytes())).unwrap().0
 }
 
 /// Runs a capture to its end; the lines that it gave, and its counters.

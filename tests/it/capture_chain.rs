@@ -11,9 +11,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use processor::log::Log;
+use processor::pmacctconf::Text;
 use processor::shutdown::Shutdown;
 use processor::source::Source;
-use processor::source::capture::{Capture, Key, Options};
+use processor::source::capture::{Capture, Options};
 
 use crate::support::packets::{Beyond, ETHERNET, EVERYTHING, Kinds, LINUX_SLL, Maker, RAW, Sent, Way, pcap_file};
 use crate::support::sink::Kept;
@@ -102,11 +103,7 @@ fn ours(file: &Path, aggregate: &str, stitching: bool) -> Vec<String> {
          print_refresh_time: 86400\ntimestamps_since_epoch: true\nnfacctd_stitching: {stitching}",
         file.display()
     );
-    let key = |line: &str| {
-        let (key, value) = line.split_once(": ").unwrap();
-        Key { line: 1, key: key.trim().to_owned(), name: None, value: value.to_owned() }
-    };
-    let (options, _) = Options::from_keys(&text.lines().map(key).collect::<Vec<_>>()).unwrap();
+    let (options, _) = Options::read(&Text::read(text.as_bytes())).unwrap();
     let source = Box::new(Capture::open(options, Log::discard()).unwrap());
     let mut sink = Kept::default();
     source.run(&mut sink, &Shutdown::new().unwrap()).unwrap();

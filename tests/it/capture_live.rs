@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use pcap::{Active, Capture as Pcap};
 use processor::log::{Event, Log};
+use processor::pmacctconf::Text;
 use processor::shutdown::{Reason, Shutdown};
-use processor::source::capture::{Capture, Counters, Key, OpenError, Options, drop_capabilities};
+use processor::source::capture::{Capture, Counters, OpenError, Options, drop_capabilities};
 use processor::source::{Source, SourceEnd, SourceError};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
@@ -61,15 +62,10 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 fn options(interfaces: &str, aggregate: &str) -> Options {
-    let key = |(key, value): (&str, &str)| Key { line: 1, key: key.to_owned(), name: None, value: value.to_owned() };
-    let keys = [
-        ("pcap_interface", interfaces),
-        ("aggregate", aggregate),
-        ("print_num_protos", "true"),
-        ("print_refresh_time", "86400"),
-        ("snaplen", "512"),
-    ];
-    let mut options = Options::from_keys(&keys.map(key)).unwrap().0;
+    let text = format!(
+        "pcap_interface: {interfaces}\naggregate: {aggregate}\nprint_num_protos: true\nprint_refresh_time: 86400\nsnaplen: 512\n"
+    );
+    let mut options = Options::read(&Text::read(text.as_bytes())).unwrap().0;
     // Rings of the default size for every test at once are more than a small machine has.
     options.buffer_bytes = 8 << 20;
     options

@@ -20,6 +20,7 @@ mod pmacct_chain;
 mod readme;
 mod run;
 mod salvage;
+mod secrets;
 mod soak;
 mod spool;
 mod status;

@@ -12,8 +12,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use processor::log::{Event, Log, Memory};
+use processor::pmacctconf::Text;
 use processor::shutdown::{Reason, Shutdown};
-use processor::source::pmacct::conf::{Entry, Loose};
 use processor::source::pmacct::{Options, Plan, PlanError, Pmacct};
 use processor::source::{Sink, Source, SourceEnd, SourceError, Stopped};
 use processor::stats::Stats;
@@ -39,27 +39,10 @@ print_refresh_time: 2
 print_num_protos: true
 ";
 
-/// `key: value` lines as the configuration reader gives them.
-fn entries(text: &str) -> Vec<Entry> {
-    let lines = text.lines().zip(1..);
-    let entry = |(line, number): (&str, u32)| {
-        let (key, value) = line.split_once(':')?;
-        Some(Entry { key: key.trim().to_owned(), name: None, value: value.trim().to_owned(), line: number })
-    };
-    lines.filter_map(entry).collect()
-}
-
-/// The lines that are none.
-fn loose(text: &str) -> Vec<Loose> {
-    let lines = text.lines().zip(1..).filter(|(line, _)| !line.is_empty() && !line.contains(':'));
-    lines.map(|(line, number)| Loose { line: number, word: line.to_owned() }).collect()
-}
-
 fn options(conf: &str, run_dir: PathBuf) -> Options {
     Options {
         config_path: "pmacct.conf".into(),
-        entries: entries(conf),
-        loose: loose(conf),
+        text: Text::read(conf.as_bytes()),
         pmacctd_path: None,
         nfacctd_path: None,
         run_dir,

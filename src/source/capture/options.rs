@@ -10,49 +10,40 @@ use crate::clock::Zone;
 use crate::flow::aggregate::{Aggregate, Primitive};
 use crate::flow::print::TimeFormat;
 use crate::flow::table::{MAX_FLOWS, Timeouts};
+use crate::pmacctconf::{Line, Text};
+use crate::secret;
 
-/// One `key[name]: value` line that is not `processor_*`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key {
-    /// Line of the file, from 1.
-    pub line: usize,
-    /// In lower case, without white space.
-    pub key: String,
-    /// The plugin's name in brackets.
-    pub name: Option<String>,
-    /// Trimmed.
-    pub value: String,
-}
-
-impl Key {
-    /// Whether pmacct counts something else by this key, so that rows without it differ from pmacct's.
-    pub fn changes_counts(&self) -> bool {
-        const CHANGE: [&str; 8] = [
-            "aggregate_filter",
-            "aggregate_primitives",
-            "classifiers",
-            "pcap_ifindex",
-            "pcap_interfaces_map",
-            "pre_tag_filter",
-            "pre_tag_map",
-            "sampling_map",
-        ];
-        CHANGE.contains(&self.key.as_str())
-    }
+/// Whether pmacct counts something else by this key, so that rows without it differ from pmacct's.
+pub fn changes_counts(line: &Line) -> bool {
+    const CHANGE: [&str; 8] = [
+        "aggregate_filter",
+        "aggregate_primitives",
+        "classifiers",
+        "pcap_ifindex",
+        "pcap_interfaces_map",
+        "pre_tag_filter",
+        "pre_tag_map",
+        "sampling_map",
+    ];
+    CHANGE.contains(&line.key.as_str())
 }
 
 /// A value that is not right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{key}: {value:?} is not right; {expected}")]
+#[error("{key}: {}{expected}", fault(.value))]
 pub struct KeyError {
     /// Line of the file, from 1; 0 when a key is missing.
-    pub line: usize,
+    pub line: u32,
     /// The key.
     pub key: String,
     /// Its value.
     pub value: String,
     /// What would be right.
     pub expected: String,
+}
+
+fn fault(value: &str) -> String {
+    if value.is_empty() { String::new() } else { format!("{:?} is not right; ", secret::without_login(value)) }
 }
 
 /// Where packets come from.
@@ -153,24 +144,24 @@ impl Options {
     /// # Errors
     ///
     /// Every key that is wrong, all at once.
-    pub fn from_keys(keys: &[Key]) -> Result<(Self, Vec<Key>), Vec<KeyError>> {
+    pub fn read(text: &Text) -> Result<(Self, Vec<Line>), Vec<KeyError>> {
         let mut reader = Reader::default();
-        let plugins = plugin_names(keys);
-        let (named, for_all): (Vec<_>, Vec<_>) = keys.iter().partition(|key| key.name.is_some());
+        let plugins = plugin_names(text);
+        let (named, for_all): (Vec<_>, Vec<_>) = text.foreign().partition(|key| key.plugin.is_some());
         for key in for_all.into_iter().chain(named) {
-            match &key.name {
+            match &key.plugin {
                 Some(name) if !plugins.contains(&name.to_ascii_lowercase()) => reader.unused.push(key.clone()),
                 _ => reader.key(key),
             }
         }
-        reader.finish(keys)
+        reader.finish(text)
     }
 }
 
 /// The names that `[name]` may have: those that `plugins` gives, and pmacct's own for plugins without one.
-fn plugin_names(keys: &[Key]) -> Vec<String> {
+fn plugin_names(text: &Text) -> Vec<String> {
     let mut names = vec!["default_nfprobe".to_owned(), "default_print".to_owned(), "default".to_owned()];
-    for plugin in keys.iter().filter(|key| key.key == "plugins").flat_map(|key| key.value.split(',')) {
+    for plugin in text.foreign().filter(|key| key.key == "plugins").flat_map(|key| key.value.split(',')) {
         if let Some((_, name)) = plugin.split_once('[') {
             names.push(name.trim().trim_end_matches(']').trim().to_ascii_lowercase());
         }
@@ -182,14 +173,14 @@ fn plugin_names(keys: &[Key]) -> Vec<String> {
 #[derive(Default)]
 struct Reader {
     settings: Option<Options>,
-    interfaces: Option<(usize, String)>,
-    savefile: Option<(usize, String)>,
-    filter: Option<Key>,
+    interfaces: Option<(u32, String)>,
+    savefile: Option<(u32, String)>,
+    filter: Option<Line>,
     protocol: Option<u16>,
     epoch: bool,
     rfc3339: bool,
     utc: bool,
-    unused: Vec<Key>,
+    unused: Vec<Line>,
     errors: Vec<KeyError>,
 }
 
@@ -198,9 +189,9 @@ impl Reader {
         self.settings.get_or_insert_with(|| Options::new(Input::Interfaces(Vec::new())))
     }
 
-    fn wrong<T>(&mut self, key: &Key, expected: impl Into<String>) -> Option<T> {
+    fn wrong<T>(&mut self, key: &Line, expected: impl Into<String>) -> Option<T> {
         self.errors.push(KeyError {
-            line: key.line,
+            line: key.number,
             key: key.key.clone(),
             value: key.value.clone(),
             expected: expected.into(),
@@ -208,17 +199,17 @@ impl Reader {
         None
     }
 
-    fn number(&mut self, key: &Key, least: u64, most: u64) -> Option<u64> {
+    fn number(&mut self, key: &Line, least: u64, most: u64) -> Option<u64> {
         match key.value.parse() {
             Ok(number) if (least..=most).contains(&number) => Some(number),
             _ => self.wrong(key, format!("it takes a number from {least} to {most}")),
         }
     }
 
-    fn key(&mut self, key: &Key) {
+    fn key(&mut self, key: &Line) {
         match key.key.as_str() {
-            "pcap_interface" | "interface" => self.interfaces = Some((key.line, key.value.clone())),
-            "pcap_savefile" => self.savefile = Some((key.line, key.value.clone())),
+            "pcap_interface" | "interface" => self.interfaces = Some((key.number, key.value.clone())),
+            "pcap_savefile" => self.savefile = Some((key.number, key.value.clone())),
             "pcap_filter" => self.filter = Some(key.clone()),
             "pcap_direction" => match key.value.as_str() {
                 "in" => self.settings().direction = Some(pcap::Direction::In),
@@ -303,7 +294,7 @@ impl Reader {
     }
 
     /// Keys that take true or false.
-    fn switch(&mut self, key: &Key) {
+    fn switch(&mut self, key: &Line) {
         let place = match key.key.as_str() {
             "promisc" => &mut self.settings().promiscuous,
             "print_num_protos" | "num_protos" => &mut self.settings().numeric_protocols,
@@ -324,7 +315,13 @@ impl Reader {
         }
     }
 
-    fn finish(mut self, keys: &[Key]) -> Result<(Options, Vec<Key>), Vec<KeyError>> {
+    fn finish(mut self, text: &Text) -> Result<(Options, Vec<Line>), Vec<KeyError>> {
+        self.errors.extend(text.damaged.iter().map(|damaged| KeyError {
+            line: damaged.number,
+            key: "the line".to_owned(),
+            value: String::new(),
+            expected: format!("its key {}", damaged.fault),
+        }));
         let input = self.input();
         let filter = self.filter_text();
         let mut options = self.settings().clone();
@@ -342,7 +339,7 @@ impl Reader {
         match input {
             Some(input) if self.errors.is_empty() => {
                 // In the order of the file again: names come after the keys for all while reading.
-                self.unused.sort_by_key(|key| keys.iter().position(|other| other == key));
+                self.unused.sort_by_key(|key| key.number);
                 Ok((Options { input, ..options }, self.unused))
             }
             _ => {
@@ -466,27 +463,19 @@ fn seconds(text: &str) -> Option<u32> {
 mod tests {
     use super::*;
 
-    fn keys(text: &str) -> Vec<Key> {
-        let key = |(index, line): (usize, &str)| {
-            let (key, value) = line.split_once(':')?;
-            let (key, name) = match key.split_once('[') {
-                Some((key, name)) => (key, Some(name.trim_end_matches(']').to_owned())),
-                None => (key, None),
-            };
-            Some(Key { line: index + 1, key: key.to_owned(), name, value: value.trim().to_owned() })
-        };
-        text.lines().enumerate().filter_map(key).collect()
+    fn read(text: &str) -> Result<(Options, Vec<Line>), Vec<KeyError>> {
+        Options::read(&Text::read(text.as_bytes()))
     }
 
     #[test]
     fn a_usual_file() {
-        let (options, unused) = Options::from_keys(&keys(
+        let (options, unused) = read(
             "daemonize: false\npcap_interface: eth0, eth1\npcap_filter: ip or ip6\nplugins: nfprobe[probe]\n\
              aggregate: src_host, dst_host, proto\nnfprobe_receiver: 127.0.0.1:9995\nnfprobe_timeouts: tcp=60:udp=1m30s:maxlife=0\n\
              nfprobe_maxflows: 65536\nprint_refresh_time: 300\nprint_output: csv\nprint_output_separator: \\t\n\
              print_num_protos: true\ntimestamps_since_epoch: true\nnfacctd_stitching: true\nsampling_rate: 10\n\
              nfacctd_renormalize: true\nsnaplen: 256\npromisc: false\nprint_refresh_time[probe]: 30\nsnaplen[other]: 70\n",
-        ))
+)
         .unwrap();
         assert_eq!(options.input, Input::Interfaces(vec!["eth0".to_owned(), "eth1".to_owned()]));
         assert_eq!(options.filter.as_deref(), Some("ip or ip6"));
@@ -495,17 +484,17 @@ mod tests {
         assert_eq!((options.window_secs, options.separator, options.times), (30, b'\t', TimeFormat::Epoch));
         assert_eq!((options.sampling_rate, options.renormalize, options.snaplen), (10, true, 256));
         assert_eq!((options.promiscuous, options.stitching, options.numeric_protocols), (false, true, true));
-        let unused: Vec<_> = unused.iter().map(|key| (key.line, key.key.as_str())).collect();
+        let unused: Vec<_> = unused.iter().map(|key| (key.number, key.key.as_str())).collect();
         assert_eq!(unused, [(6, "nfprobe_receiver"), (20, "snaplen")]);
     }
 
     #[test]
     fn every_error_with_its_line_at_once() {
-        let errors = Options::from_keys(&keys(
+        let errors = read(
             "pcap_savefile: x.pcap\npcap_interface: eth0\npcap_filter: tcp prot 80\naggregate: src_host, peer_src_ip\n\
              nfprobe_timeouts: tcp=1x\nnfprobe_maxflows: 0\nprint_output: json\npromisc: yes\nprint_output_separator: ab\n\
              sampling_rate: -1\ntimezone: Mars\npcap_protocol: ip",
-        ))
+)
         .unwrap_err();
         let lines: Vec<_> = errors.iter().map(|error| error.line).collect();
         assert_eq!(lines, [1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
@@ -514,14 +503,14 @@ mod tests {
             errors[2].to_string().starts_with("aggregate: \"src_host, peer_src_ip\" is not right; \"peer_src_ip\"")
         );
 
-        let error = Options::from_keys(&[]).unwrap_err().remove(0);
+        let error = read("").unwrap_err().remove(0);
         assert_eq!((error.line, error.key.as_str()), (0, "pcap_interface"));
-        assert!(Options::from_keys(&keys("pcap_interface: any,eth0")).is_err());
+        assert!(read("pcap_interface: any,eth0").is_err());
     }
 
     #[test]
     fn defaults_are_pmaccts() {
-        let (options, unused) = Options::from_keys(&keys("pcap_interface: any")).unwrap();
+        let (options, unused) = read("pcap_interface: any").unwrap();
         assert_eq!((options.snaplen, options.promiscuous, options.window_secs), (128, true, 60));
         assert!(options.aggregate.has(Primitive::SrcHost) && !options.aggregate.has(Primitive::DstHost));
         assert!(unused.is_empty());
@@ -545,8 +534,7 @@ mod tests {
 
     #[test]
     fn a_protocol_is_a_filter() {
-        let (options, _) =
-            Options::from_keys(&keys("pcap_interface: e\npcap_protocol: 0x800\npcap_filter: tcp or udp")).unwrap();
+        let (options, _) = read("pcap_interface: e\npcap_protocol: 0x800\npcap_filter: tcp or udp").unwrap();
         assert_eq!(options.filter.as_deref(), Some("ether proto 0x0800 and (tcp or udp)"));
     }
 }

@@ -13,32 +13,12 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use crate::pmacctconf::{self, Line, Text};
+use crate::secret::Secret;
 use crate::supervise::Daemon;
 
-/// One `key[name]: value` of the operator's file, comments and `processor_*` keys already left out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Lower case, without white space inside.
-    pub key: String,
-    /// The plugin that the key is meant for, the part in brackets.
-    pub name: Option<String>,
-    /// Trimmed.
-    pub value: String,
-    /// Line in the operator's file, from 1.
-    pub line: u32,
-}
-
-/// A line of the operator's file that is neither a comment nor `key: value`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Loose {
-    /// Line in the operator's file, from 1.
-    pub line: u32,
-    /// Its first word. The rest may be a password of pmacct's own.
-    pub word: String,
-}
-
 /// The two files, and what is to be said about them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Split {
     /// Text of `pmacctd`'s file.
     pub exporter: String,
@@ -52,6 +32,18 @@ pub struct Split {
     pub listen: SocketAddr,
     /// Whether the exporter reads a capture file, so that it ends by itself.
     pub offline: bool,
+    /// pmacct's own secrets in the two files, for what the daemons say.
+    pub secrets: Vec<Secret>,
+}
+
+/// Without the two texts, in which pmacct's own passwords stand.
+impl fmt::Debug for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Split")
+            .field("changes", &self.changes)
+            .field("findings", &self.findings)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Split {
@@ -171,8 +163,8 @@ pub struct Finding {
 pub enum Fault {
     /// pmacct has no comments behind a value; it takes the whole rest of the line.
     CommentBehindValue,
-    /// A line without a colon ends the daemons.
-    NoColon,
+    /// A line that is no `key: value`, on which the daemons end.
+    Damaged(pmacctconf::Fault),
     /// Brackets that do not pair end the daemon.
     UnbalancedBracket,
     /// A line longer than pmacct's line buffer, in bytes.
@@ -209,7 +201,7 @@ impl fmt::Display for Finding {
             Fault::CommentBehindValue => {
                 f.write_str("pmacct takes a comment behind a value as part of the value; put it on a line of its own")
             }
-            Fault::NoColon => f.write_str("a line without ':', on which pmacct ends; write key: value"),
+            Fault::Damaged(fault) => write!(f, "its key {fault}"),
             Fault::UnbalancedBracket => f.write_str("'[' and ']' must pair, anywhere in a line, or pmacct ends"),
             Fault::LineTooLong(len) => write!(f, "the line has {len} bytes; pmacct reads {MAX_LINE_BYTES} at most"),
             Fault::LineTooFar => write!(f, "pmacct reads only the first {MAX_LINES} lines of a file"),
@@ -313,8 +305,10 @@ pub type TryFilter<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// directory would stop them with its disk, and after ten of them whole windows are thrown away.
 pub const LOCK_FD: i32 = 255;
 
-/// Splits the operator's file. `loose` are in neither of the two.
-pub fn split(entries: &[Entry], loose: &[Loose], try_filter: TryFilter<'_>) -> Split {
+/// Splits the operator's file. Its damaged lines are in neither of the two.
+pub fn split(text: &Text, try_filter: TryFilter<'_>) -> Split {
+    let entries: Vec<&Line> = text.foreign().collect();
+    let entries = entries.as_slice();
     let plugins = Plugins::read(entries);
     let mut made = Maker {
         entries,
@@ -327,11 +321,11 @@ pub fn split(entries: &[Entry], loose: &[Loose], try_filter: TryFilter<'_>) -> S
     made.force();
     let listen = made.join_ends();
     made.lint(try_filter);
-    made.findings.extend(loose.iter().map(|loose| Finding {
+    made.findings.extend(text.damaged.iter().map(|damaged| Finding {
         gravity: Gravity::Fatal,
-        line: Some(loose.line),
-        key: loose.word.clone(),
-        what: Fault::NoColon,
+        line: Some(damaged.number),
+        key: "the line".to_owned(),
+        what: Fault::Damaged(damaged.fault),
     }));
     made.changes.sort_by_key(|change| match change {
         Change::LeftOut { line, .. } | Change::Replaced { line, .. } => *line,
@@ -340,9 +334,15 @@ pub fn split(entries: &[Entry], loose: &[Loose], try_filter: TryFilter<'_>) -> S
     made.findings.sort_by_key(|finding| (finding.line.unwrap_or(u32::MAX), finding.key.clone()));
     let [collector, exporter] = made.files;
     Split {
+        // A routing key is no secret, and its word may stand in any message.
+        secrets: entries
+            .iter()
+            .filter(|line| line.is_secret() && !line.key.contains("_key"))
+            .map(|line| Secret::new(&*line.value))
+            .collect(),
         offline: made.entries.iter().any(|entry| entry.key == "pcap_savefile"),
-        exporter: text(&exporter),
-        collector: text(&collector),
+        exporter: written(&exporter),
+        collector: written(&collector),
         changes: made.changes,
         findings: made.findings,
         listen,
@@ -352,7 +352,7 @@ pub fn split(entries: &[Entry], loose: &[Loose], try_filter: TryFilter<'_>) -> S
 /// Lines by number, so that a kept key keeps its line.
 type File = BTreeMap<u32, String>;
 
-fn text(file: &File) -> String {
+fn written(file: &File) -> String {
     let last = file.keys().next_back().copied().unwrap_or(0);
     let mut text = String::new();
     for line in 1..=last {
@@ -375,7 +375,7 @@ struct Plugins {
 
 impl Plugins {
     /// pmacct takes the first `plugins` line.
-    fn read(entries: &[Entry]) -> Self {
+    fn read(entries: &[&Line]) -> Self {
         let mut plugins = Self::default();
         let value = entries.iter().find(|entry| entry.key == "plugins").map_or("", |entry| entry.value.as_str());
         for word in value.split(',') {
@@ -414,7 +414,7 @@ impl Plugins {
 
 /// A split being worked out.
 struct Maker<'a> {
-    entries: &'a [Entry],
+    entries: &'a [&'a Line],
     plugins: Plugins,
     /// In the order of [`Daemon::BOTH`].
     files: [File; 2],
@@ -430,15 +430,17 @@ impl Maker<'_> {
                 Owner::One(daemon) => self.keep(daemon, entry),
                 Owner::Both => Daemon::BOTH.into_iter().for_each(|daemon| self.keep(daemon, entry)),
                 Owner::Nobody(LeftOut::LifeIsOurs) if entry.key == "daemonize" && entry.value == "false" => {}
-                Owner::Nobody(why) => self.changes.push(Change::LeftOut { key: spelled(entry), line: entry.line, why }),
+                Owner::Nobody(why) => {
+                    self.changes.push(Change::LeftOut { key: spelled(entry), line: entry.number, why });
+                }
             }
         }
     }
 
     /// The key decides; a name in brackets then narrows it to the daemon that runs the plugin of that name.
-    fn owner_of(&self, entry: &Entry) -> Owner {
+    fn owner_of(&self, entry: &Line) -> Owner {
         let by_key = owner(&entry.key);
-        let Some(name) = entry.name.as_deref().filter(|_| !matches!(by_key, Owner::Nobody(_))) else { return by_key };
+        let Some(name) = entry.plugin.as_deref().filter(|_| !matches!(by_key, Owner::Nobody(_))) else { return by_key };
         match (self.plugins.names.get(name), by_key) {
             // Without a plugin line the plugins have pmacct's default names.
             (None, _) if name == "default_print" => Owner::One(Daemon::Collector),
@@ -457,14 +459,14 @@ impl Maker<'_> {
         }
     }
 
-    fn keep(&mut self, daemon: Daemon, entry: &Entry) {
+    fn keep(&mut self, daemon: Daemon, entry: &Line) {
         let line = format!("{}: {}", spelled(entry), entry.value);
-        self.file(daemon).insert(entry.line, line);
+        self.file(daemon).insert(entry.number, line);
     }
 
     /// The last line that sets this key without a name; pmacct lets the last one win.
-    fn set(&self, key: &str) -> Option<&Entry> {
-        self.entries.iter().rfind(|entry| entry.key == key && entry.name.is_none())
+    fn set(&self, key: &str) -> Option<&Line> {
+        self.entries.iter().rfind(|entry| entry.key == key && entry.plugin.is_none()).copied()
     }
 
     fn is_set_at_all(&self, key: &str) -> bool {
@@ -473,7 +475,7 @@ impl Maker<'_> {
 
     /// Puts a line of ours behind the operator's.
     fn append(&mut self, daemon: Daemon, key: &str, value: &str) {
-        let after = self.entries.iter().map(|entry| entry.line).max().unwrap_or(0);
+        let after = self.entries.iter().map(|entry| entry.number).max().unwrap_or(0);
         let file = self.file(daemon);
         let line = file.keys().next_back().copied().unwrap_or(0).max(after) + 1;
         file.insert(line, format!("{key}: {value}"));
@@ -493,7 +495,7 @@ impl Maker<'_> {
     /// What the chain needs to run under supervision and without loss.
     fn force(&mut self) {
         let written =
-            self.entries.iter().find(|entry| entry.key == "plugins").map(|entry| (entry.value.clone(), entry.line));
+            self.entries.iter().find(|entry| entry.key == "plugins").map(|entry| (entry.value.clone(), entry.number));
         for daemon in Daemon::BOTH {
             let value = self.plugins.of(daemon);
             match &written {
@@ -531,7 +533,7 @@ impl Maker<'_> {
 
     /// Makes the exporter's receiver and the collector's address agree where the operator left one of them open.
     fn join_ends(&mut self) -> SocketAddr {
-        let receiver = self.entries.iter().rfind(|entry| entry.key == "nfprobe_receiver").cloned();
+        let receiver = self.entries.iter().rfind(|entry| entry.key == "nfprobe_receiver").copied().cloned();
         let port = self.set("nfacctd_port").cloned();
         let ip = self.set("nfacctd_ip").cloned();
         let receiver_port = receiver.as_ref().and_then(|entry| self.port(entry, port_of(&entry.value)));
@@ -562,7 +564,7 @@ impl Maker<'_> {
         listen
     }
 
-    fn port(&mut self, entry: &Entry, text: &str) -> Option<u16> {
+    fn port(&mut self, entry: &Line, text: &str) -> Option<u16> {
         let port = text.parse().ok().filter(|port| *port != 0);
         if port.is_none() {
             self.find(Gravity::Fatal, entry, Fault::NotAPort(text.to_owned()));
@@ -570,7 +572,7 @@ impl Maker<'_> {
         port
     }
 
-    fn address(&mut self, entry: &Entry) -> Option<IpAddr> {
+    fn address(&mut self, entry: &Line) -> Option<IpAddr> {
         let ip = entry.value.parse().ok();
         if ip.is_none() {
             self.find(Gravity::Fatal, entry, Fault::NotAnAddress(entry.value.clone()));
@@ -578,8 +580,8 @@ impl Maker<'_> {
         ip
     }
 
-    fn find(&mut self, gravity: Gravity, entry: &Entry, what: Fault) {
-        self.findings.push(Finding { gravity, line: Some(entry.line), key: spelled(entry), what });
+    fn find(&mut self, gravity: Gravity, entry: &Line, what: Fault) {
+        self.findings.push(Finding { gravity, line: Some(entry.number), key: spelled(entry), what });
     }
 
     fn miss(&mut self, gravity: Gravity, key: &str, what: Fault) {
@@ -598,7 +600,7 @@ impl Maker<'_> {
         {
             self.find(Gravity::Fatal, &entry, Fault::BadFilter(why));
         }
-        let outputs: Vec<_> = self.entries.iter().filter(|entry| entry.key == "print_output").cloned().collect();
+        let outputs: Vec<_> = self.entries.iter().filter(|entry| entry.key == "print_output").copied().collect();
         for entry in outputs.iter().filter(|entry| !entry.value.eq_ignore_ascii_case("csv")) {
             // The known other formats are the operator's wish; anything else makes pmacct print tables for people.
             let known =
@@ -628,12 +630,12 @@ impl Maker<'_> {
         }
     }
 
-    fn lint_line(&mut self, entry: &Entry) {
+    fn lint_line(&mut self, entry: &Line) {
         let length = spelled(entry).len() + 2 + entry.value.len();
         if length > MAX_LINE_BYTES {
             self.find(Gravity::Fatal, entry, Fault::LineTooLong(length));
         }
-        if entry.line > MAX_LINES {
+        if entry.number > MAX_LINES {
             self.find(Gravity::Fatal, entry, Fault::LineTooFar);
         }
         if !brackets_pair(&entry.value) {
@@ -645,8 +647,8 @@ impl Maker<'_> {
     }
 }
 
-fn spelled(entry: &Entry) -> String {
-    entry.name.as_ref().map_or_else(|| entry.key.clone(), |name| format!("{}[{name}]", entry.key))
+fn spelled(entry: &Line) -> String {
+    entry.plugin.as_ref().map_or_else(|| entry.key.clone(), |name| format!("{}[{name}]", entry.key))
 }
 
 /// As pmacct checks it: a running count that is never negative and ends at zero.
@@ -681,7 +683,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// The loopback address that the receiver names, 127.0.0.1 when it names none.
-fn loopback_like(receiver: Option<&Entry>) -> IpAddr {
+fn loopback_like(receiver: Option<&Line>) -> IpAddr {
     receiver.and_then(|entry| host_of(&entry.value).parse().ok()).unwrap_or(Ipv4Addr::LOCALHOST.into())
 }
 
@@ -698,24 +700,8 @@ fn reaches(receiver: &str, port: Option<u16>, listen: SocketAddr) -> bool {
 mod tests {
     use super::*;
 
-    /// Reads the simple form of the file that the tests are written in.
-    fn entries(text: &str) -> Vec<Entry> {
-        let numbered =
-            text.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty() && !line.starts_with(['#', '!']));
-        numbered
-            .map(|(line, number)| {
-                let (key, value) = line.split_once(':').unwrap();
-                let (key, name) = match key.split_once('[') {
-                    Some((key, name)) => (key, Some(name.trim_end_matches(']').to_owned())),
-                    None => (key, None),
-                };
-                Entry { key: key.trim().to_owned(), name, value: value.trim().to_owned(), line: number }
-            })
-            .collect()
-    }
-
     fn split_text(text: &str) -> Split {
-        split(&entries(text), &[], &|_| None)
+        split(&Text::read(text.as_bytes()), &|_| None)
     }
 
     fn faults(text: &str) -> Vec<(Option<u32>, Gravity, Fault)> {
@@ -897,8 +883,8 @@ nfacctd_ip: 127.0.0.1
 
     #[test]
     fn a_filter_is_tried() {
-        let entries = entries("pcap_interface: e\naggregate: none\npcap_filter: ip andd\n");
-        let made = split(&entries, &[], &|filter| (filter == "ip andd").then(|| "syntax error".to_owned()));
+        let text = Text::read(b"pcap_interface: e\naggregate: none\npcap_filter: ip andd\n");
+        let made = split(&text, &|filter| (filter == "ip andd").then(|| "syntax error".to_owned()));
         assert_eq!(made.findings[0].what, Fault::BadFilter("syntax error".into()));
         assert!(made.is_fatal());
     }
@@ -906,19 +892,17 @@ nfacctd_ip: 127.0.0.1
     proptest::proptest! {
         #[test]
         fn a_kept_key_stands_on_its_own_line(keys in proptest::collection::vec(("[a-z_]{1,12}", "[a-z0-9\\[\\]:#, ]{0,12}"), 0..20)) {
-            let entries: Vec<Entry> = keys
-                .into_iter()
-                .zip(1..)
-                .map(|((key, value), line)| Entry { key, name: None, value: value.trim().to_owned(), line: line * 2 })
-                .collect();
-            let split = split(&entries, &[], &|_| None);
+            let file: String = keys.iter().map(|(key, value)| format!("\n{key}: {value}\n")).collect::<Vec<_>>().concat();
+            let text = Text::read(file.as_bytes());
+            let entries: Vec<_> = text.foreign().collect();
+            let split = split(&text, &|_| None);
             for (text, line) in Daemon::BOTH.iter().flat_map(|daemon| split.text(*daemon).lines().zip(1u32..)) {
-                match entries.iter().find(|entry| entry.line == line) {
+                match entries.iter().find(|entry| entry.number == line) {
                     Some(entry) => {
                         let kept = format!("{}: {}", entry.key, entry.value);
                         proptest::prop_assert!(text.is_empty() || text == kept);
                     }
-                    None => proptest::prop_assert!(text.is_empty() || line > entries.len() as u32 * 2),
+                    None => proptest::prop_assert!(text.is_empty() || line > keys.len() as u32 * 2 || text.is_empty()),
                 }
             }
         }

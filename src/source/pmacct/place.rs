@@ -133,6 +133,7 @@ fn is_runnable(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pmacctconf::Text;
     use crate::source::pmacct::conf::split;
 
     #[test]
@@ -141,7 +142,7 @@ mod tests {
         let path = parent.path().join("run");
         DirBuilder::new().mode(0o755).create(&path).unwrap();
         fs::write(path.join("nfacctd.conf"), "old").unwrap();
-        let split = split(&[], &[], &|_| None);
+        let split = split(&Text::default(), &|_| None);
         let place = Place::make(&path, &split).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
         assert_eq!(mode(&path), 0o700);
@@ -158,7 +159,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("run");
         std::os::unix::fs::symlink(parent.path(), &path).unwrap();
-        let error = Place::make(&path, &split(&[], &[], &|_| None)).unwrap_err();
+        let error = Place::make(&path, &split(&Text::default(), &|_| None)).unwrap_err();
         assert!(error.to_string().starts_with("using "), "{error}");
     }
 

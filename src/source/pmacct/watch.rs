@@ -360,6 +360,7 @@ impl Turn<'_> {
         let ours = self.at.place.conf(daemon);
         let text = text.replace(&*ours.to_string_lossy(), &self.at.plan.config_path.to_string_lossy());
         let text = if who.is_empty() || who.ends_with("/core") { text } else { format!("{who}: {text}") };
+        let text = self.at.plan.split.secrets.iter().fold(text, |text, secret| secret.mask(&text));
         let daemon = daemon.program();
         if level >= Level::Warn {
             self.last_words.clone_from(&text);
