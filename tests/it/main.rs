@@ -11,6 +11,8 @@ mod capture_run;
 mod connect;
 mod crash;
 mod delivery;
+mod dependencies;
+mod design;
 mod disk;
 mod hostile;
 mod numbers;
