@@ -94,7 +94,7 @@ fn each_refusal_names_its_step() {
 #[test]
 fn capture_without_the_capability_says_which() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("not run: dropping a capability needs root");
+        crate::support::not_run("dropping a capability needs root");
         return;
     }
     let probe = Probe::new().key("source", "capture").line("pcap_interface", "lo");

@@ -57,7 +57,7 @@ fn tool(program: &str, args: &[&str], stdin: Stdio) -> Option<Output> {
     match Command::new(program).args(args).stdin(stdin).output() {
         Ok(output) => Some(output),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            eprintln!("skipped: no {program}");
+            crate::support::not_run(&format!("{program} is not installed"));
             None
         }
         Err(error) => panic!("{program}: {error}"),

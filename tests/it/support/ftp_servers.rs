@@ -1,7 +1,6 @@
 //! Real FTP servers on loopback ports, each in a directory of its own, ended when dropped.
 //!
-//! They come from `scripts/ftp-servers`. Without it the tests that need them say so and pass, unless
-//! `PROCESSOR_TEST_SERVERS=required`.
+//! They come from `scripts/ftp-servers`. Without it the tests that need them say so and pass; see [`not_run`](super::not_run).
 #![allow(clippy::format_push_string)]
 
 use std::fs;
@@ -67,12 +66,7 @@ fn unpacked() -> Option<PathBuf> {
     if root.join("usr/sbin/pure-ftpd").exists() {
         return Some(root);
     }
-    assert!(
-        std::env::var("PROCESSOR_TEST_SERVERS").as_deref() != Ok("required"),
-        "{} is missing: run scripts/ftp-servers",
-        root.display()
-    );
-    eprintln!("skipped: no FTP servers; run scripts/ftp-servers");
+    super::not_run(&format!("{} is missing: run scripts/ftp-servers", root.display()));
     None
 }
 
@@ -89,7 +83,7 @@ impl Server {
     pub fn start(kind: Kind, setup: &Setup) -> Option<Self> {
         let root = unpacked()?;
         if !is_root() && (kind == Kind::PureFtpd || setup.disk_kib.is_some()) {
-            eprintln!("skipped: {kind:?} {setup:?} needs root");
+            super::not_run(&format!("{kind:?} {setup:?} needs root"));
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
