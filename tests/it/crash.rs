@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::support::account::{is_the_beginning, noisy_rows, numbers, on_disk, rows, spooled};
-use crate::support::run::{Live, Probe, names, sealed, unpack_bytes};
+use crate::support::run::{Live, Probe, names, sealed, unpack_bytes, wait_until};
 use crate::support::scripted_ftp::ScriptedFtp;
 use crate::support::torture::{Tally, in_parallel, is_long, points, report};
 use crate::support::trace::{self, CHANGING, SENDING};
@@ -26,19 +26,26 @@ const ROWS: u64 = 25;
 /// Threads that break something at a time. Most of a point is waiting for the pieces to be due.
 const AT_ONCE: usize = 6;
 
-/// Feeds a run that rotates with every header, and flushes some pieces in between. Ends early when nobody reads.
-fn feed(live: &mut Live, pause: Duration) {
+/// Feeds a run that rotates with every header; the next piece comes when the one before is in its file. Ends early when nobody
+/// reads.
+fn feed(live: &mut Live, data: &Path) {
+    let newest = || {
+        let segments = names(data).into_iter().filter(|name| name.starts_with("flows_"));
+        let grown = |name: &String| fs::metadata(data.join(name)).map_or(0, |meta| meta.len());
+        segments.map(|name| (name.split('.').next().unwrap().to_owned(), grown(&name))).max()
+    };
     let mut next = 0;
     for file in 0..FILES {
         let mut text = format!("TAG,PART_{file}\n").into_bytes();
         for _ in 0..PIECES {
             text.extend(rows_of_two_columns(next..next + ROWS));
             next += ROWS;
+            let before = newest();
             if !live.feed(&text) {
                 return;
             }
             text.clear();
-            std::thread::sleep(pause);
+            wait_until("a piece", || newest() > before || !live.is_running());
         }
     }
 }
@@ -50,9 +57,6 @@ fn rows_of_two_columns(range: std::ops::Range<u64>) -> Vec<u8> {
 fn probe() -> Probe {
     Probe::new().key("csv_header", "each-file").key("flush_interval_ms", 10)
 }
-
-/// A flush interval is 10 ms: a piece is cut at the latest half of it after its first line.
-const PIECE_PAUSE: Duration = Duration::from_millis(8);
 
 /// One place to kill at.
 #[derive(Debug, Clone)]
@@ -169,7 +173,7 @@ fn kill_and_recover(point: &Point, again: Option<&Point>, uploads: bool, hits: &
         probe = probe.upload_to(server.address.port()).key("upload_interval_sec", 1);
     }
     let mut live = probe.start_under(&trace::kill_at(&point.call, point.n));
-    feed(&mut live, PIECE_PAUSE);
+    feed(&mut live, probe.data());
     let ended = live.end();
     let what = format!("{point:?}, then {again:?}");
     if was_killed(ended.status) {
@@ -206,7 +210,7 @@ fn record(uploads: bool) -> (Vec<Point>, Vec<Point>, usize) {
     }
     let log = probe.path("calls");
     let mut live = probe.start_under(&trace::record(&calls, &log));
-    feed(&mut live, PIECE_PAUSE);
+    feed(&mut live, probe.data());
     live.end().expect(0);
     let run = every_point(&log);
     if let Some(server) = &server {
@@ -220,7 +224,7 @@ fn record(uploads: bool) -> (Vec<Point>, Vec<Point>, usize) {
     }
     // Recovery: a torn file and, with a server, two that wait.
     let mut live = probe.start_under(&trace::kill_at("fsync", 8));
-    feed(&mut live, PIECE_PAUSE);
+    feed(&mut live, probe.data());
     live.end();
     probe.start_under(&trace::record(&calls, &log)).end().expect(0);
     let recovery = every_point(&log).into_iter().filter(|point| point.call != "openat").collect();
@@ -278,7 +282,7 @@ fn killed_between_the_two_names_of_a_file_nothing_is_doubled() {
     in_parallel(&removals, AT_ONCE, |n| {
         let probe = probe();
         let mut live = probe.start_under(&trace::only_links(*n));
-        feed(&mut live, PIECE_PAUSE);
+        feed(&mut live, probe.data());
         let killed = was_killed(live.end().status);
         let left = names(probe.data());
         if left.iter().any(|name| left.contains(&name.replace(".part", ".csv.gz")) && name.ends_with(".part")) {
