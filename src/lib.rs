@@ -66,7 +66,7 @@
 //!   state through an atomic slot ([`pack::Relay`]). What is locked, is locked once a file or once an event: the last
 //!   faults and files ([`log::recent`]), what the lanes of an upload pass share ([`uploader`]), the deadlines of the FTP
 //!   sockets ([`remote`]), the one trip of the latch ([`shutdown`]).
-//! * No global of our own. The crates `log` and `tracing` know one receiver a process; [`log::bridge`] sets it, once.
+//! * No global of our own. The crates `log` and `tracing` know one receiver a process; [`log::install`] sets it, once.
 //! * No clock inside a core: in [`fields`], [`schema`], [`mod@line`], [`flow`], [`supervise`], [`check`] and [`pack`] `now` is
 //!   an argument. Loops, which wait, read the clock.
 //! * No state on disk but the data directory itself.
