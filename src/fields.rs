@@ -1,7 +1,7 @@
 //! Where the fields of a row begin: the separator, found from the lines themselves, and a scan of whole rows.
 //!
 //! [`Scan`] tells of every row how many columns it has and what two of them say, in one pass over vectors of separators, and
-//! leaves the [`Edges`] it found to who packs the rows. It promises what a split of each line would find, for any bytes. It
+//! leaves the [`Edges`] it found to whoever packs the rows. It promises what a split of each line would find, for any bytes. It
 //! never judges a row.
 
 #![allow(clippy::inline_always, reason = "the hot loop is compiled as a whole for the features of its caller")]
@@ -82,7 +82,7 @@ fn slow_number(text: &[u8]) -> u64 {
 
 /// The most bytes whose edges are found at once. Everything that is noted of so many stays in the second level cache with them.
 pub(crate) const CHUNK: usize = 256 * 1024;
-/// Bytes after which the rows found so far are told: they are still in the first level cache.
+/// Bytes after which the rows found so far are handed out, while they are still in the first level cache.
 const STRIP: usize = 2048;
 /// The most edges that are read at once.
 const RUN: usize = 1 << 13;
@@ -257,7 +257,7 @@ pub(crate) fn whole_rows(rest: &[u8]) -> Option<usize> {
     fair.or_else(|| memchr::memrchr(b'\n', most)).map(|at| at + 1)
 }
 
-/// [`find`], compiled for processors with these features.
+/// [`find`], compiled for CPUs with these features.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 fn find_wide(wide: Wide, bytes: &[u8], separator: u8, edges: &mut Edges) {
@@ -289,7 +289,7 @@ fn find<L: Lanes>(lanes: L, bytes: &[u8], separator: u8, edges: &mut Edges) {
             *row = fields as u32 + (marks & before.wrapping_sub(1)).count_ones();
             newlines &= newlines.wrapping_sub(1);
         };
-        // Two are written whether there are as many or not, for the same reason as in [`Lanes::spread`].
+        // Always writes two, for the same reason as [`Lanes::spread`] writes ten.
         if let Some(room) = last.get_mut(rows..).and_then(|room| room.first_chunk_mut::<2>()) {
             room.iter_mut().for_each(&mut last_field);
         }

@@ -63,9 +63,8 @@
 //!
 //! * No async runtime.
 //! * No lock on the way of the lines, steps 1 to 5: blocks, batches and pieces go through crossbeam's channels, the encoder's
-//!   state through an atomic slot ([`pack::Relay`]). What is locked, is locked once a file or once an event: the last
-//!   faults and files ([`log::recent`]), what the lanes of an upload pass share ([`uploader`]), the deadlines of the FTP
-//!   sockets ([`remote`]), the one trip of the latch ([`shutdown`]).
+//!   state through an atomic slot ([`pack::Relay`]). What is locked is locked once a file or once an event: between upload
+//!   lanes, for the deadlines of sockets, for the last faults that the page shows. `tests/it/architecture.rs` names each place.
 //! * No global of our own. The crates `log` and `tracing` know one receiver a process; [`log::install`] sets it, once.
 //! * No clock inside a core: in [`fields`], [`schema`], [`mod@line`], [`flow`], [`supervise`], [`check`] and [`pack`] `now` is
 //!   an argument. Loops, which wait, read the clock.

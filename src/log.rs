@@ -38,7 +38,7 @@ const QUEUE: usize = 1024;
 /// How long the end of the program waits for a stderr that takes nothing.
 const CLOSE_LIMIT: Duration = Duration::from_millis(300);
 
-/// `-log-level`; what matters more is less.
+/// `-log-level`, in an order in which what matters more is less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Level {
     /// Something was not done that should have been.

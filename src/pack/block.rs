@@ -235,8 +235,8 @@ const fn length_symbol(length: usize) -> Symbol {
     Symbol { number, extra, value: (value & ((1 << extra) - 1)) as u32 }
 }
 
-/// The symbol of a distance: four single ones, then two symbols for each doubling. Written without a branch, for the
-/// distances of a block are near and far in no order: half the value's top two bits make the symbol.
+/// The symbol of a distance: four single ones, then two symbols for each doubling. Written without a branch, which
+/// would be unpredictable, since near and far distances come in no order: half the value's top two bits make the symbol.
 #[inline(always)]
 const fn distance_symbol(distance: usize) -> Symbol {
     let value = distance as u32 - 1;
@@ -393,7 +393,7 @@ impl Pairs {
 }
 
 impl Literals for Pairs {
-    /// The last four or fewer are written without a branch, since their number could not be foreseen.
+    /// The last four or fewer are written without a branch, since their number is unpredictable.
     #[inline(always)]
     fn write(&self, bytes: Padded, from: usize, to: usize, bits: &mut Bits) {
         const MASKS: [u32; 8] = [0, 0xff, 0xffff, 0xff_ffff, u32::MAX, 0, 0, 0];

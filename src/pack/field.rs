@@ -16,8 +16,8 @@
 //!
 //! * Where fields end, the check that saw the lines before has found already, 256 KiB at a time, so that all is done with these
 //!   while they are in the core's second level cache. Else bytes are parsed as rows when most of the first lines of a block hold
-//!   one of `, ; tab | space` equally often ([`crate::fields`]). Everything else, and what is left of a field longer than 48 bytes, goes to hash chains over four
-//!   bytes ([`plain`](super::plain)).
+//!   one of `, ; tab | space` equally often ([`crate::fields`]). Everything else, and what is left of a field longer than 48
+//!   bytes, goes to hash chains over four bytes ([`plain`](super::plain)).
 //! * At the start of a field, up to four ways of finding an older place are tried, each one slot of a table: the first 3, 4,
 //!   6, 8, 10, 12, 16, 20, 22 or 28 bytes are the same, in whatever column they stood (addresses and ports of a reverse flow
 //!   stand in the other one). Short ones find the network of an address, 20 finds a stamp up to its second, 28 finds
@@ -26,7 +26,7 @@
 //!   has filled (256 rows), and a way only where it saves a quarter of a bit a row. They are chosen anew when a block became
 //!   a sixteenth larger than usual, and after 262,144 rows ([`ways`](super::ways)).
 //! * Of the candidates the one with the highest gain is taken: 4 bits a byte (a digit's literal costs 3.3 to 4) less 9 and
-//!   the bits of the distance. Candidates are compared by one vector each, without a branch, since none could be foreseen;
+//!   the bits of the distance. Candidates are compared by one vector each, without a branch, since none would be predictable;
 //!   for the same reason 40 rows at a time are looked up column by column before the first match is taken of them
 //!   ([`rows`](super::rows)). All of it is compiled three times: for any CPU, for AVX2, and for AVX-512, which takes a
 //!   twentieth less time than AVX2 ([`lanes`](crate::fields::lanes)).
@@ -76,7 +76,7 @@ pub struct Encoder {
     /// The number in the stream of the buffer's first byte.
     base: u32,
     separator: Option<u8>,
-    /// Those of a chunk that came without.
+    /// The edges of a chunk that came without them.
     edges: Edges,
     held: Held,
     ways: Ways,
@@ -123,8 +123,8 @@ impl Encoder {
         Path::all().map(Self::on)
     }
 
-    /// Appends `input` to `out` as raw deflate (RFC 1951): no or more blocks that are not final, then the empty stored block
-    /// of a sync flush (`00 00 FF FF`), so that `out` ends with a whole byte.
+    /// Appends `input` to `out` as raw deflate (RFC 1951): zero or more blocks that are not final, then the empty stored
+    /// block of a sync flush (`00 00 FF FF`), so that `out` ends with a whole byte.
     ///
     /// Matches reach only into `input`.
     pub fn encode(&mut self, input: &[u8], out: &mut Vec<u8>) {
@@ -257,7 +257,7 @@ impl Default for Encoder {
     }
 }
 
-/// [`block`], compiled for processors with these features.
+/// [`block`], compiled for CPUs with these features.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
 fn block_wide(encoder: &mut Encoder, wide: Wide, from: usize, edges: Option<&Edges>, out: &mut Vec<u8>) {

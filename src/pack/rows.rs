@@ -1,6 +1,6 @@
 //! Rows → matches: where fields start, which older place agrees longest with each, and which of these are taken.
 //!
-//! Most strips hold rows of equally many fields, and are worked on in passes, each a loop without surprises: the slots of all
+//! Most strips hold rows of equally many fields, and are worked on in passes, each a loop without unpredictable branches: the slots of all
 //! tries, column by column; the older places, in the order of the rows; how far they agree, column by column; at last the
 //! matches, which alone depend on one another. All else, and what is learned from, goes field by field. Both ways find the
 //! same.
@@ -23,7 +23,7 @@ const _: () = assert!(ROWS * COLUMNS <= FIELDS, "a strip has room");
 const TRIES: usize = KEPT * FIELDS;
 /// Places for the matches of a block, each of three bytes at least; a power of two.
 const MATCHES: usize = CHUNK / 2;
-/// The matches of a block as words, for zeros take no memory before they are written to.
+/// The matches of a block as words: zeroed pages take no memory before they are written to.
 pub(crate) type Matches = [u64; MATCHES];
 /// A field from which more than this is left is searched by the general finder.
 const LONG: usize = 48;
@@ -103,7 +103,7 @@ impl Strip {
             let (probe, around) = (lanes.load(bytes.at(start)), bytes.around(start));
             let mut best = i32::MIN;
             if let Some(tries) = self.tries[(row * shape.tries + first) % TRIES..].first_chunk::<N>() {
-                // No branches, for none could be foreseen: what may not be referred to is compared too, and [`LEAD`] makes
+                // No branches, for none would be predictable: what may not be referred to is compared too, and [`LEAD`] makes
                 // room for it.
                 for &price in tries {
                     best = best.max(rank(lanes.same(probe, at(around, older(price))), price));
@@ -338,7 +338,7 @@ impl<'a> Taken<'a> {
             && last.is_some_and(|&last| last as usize + 32 <= self.to)
     }
 
-    /// Settles all fields of a strip. What is worth a match is found as bits, without a branch, since it could not be foreseen.
+    /// Settles all fields of a strip. What is worth a match is found as bits, since a branch would be unpredictable.
     #[inline(always)]
     fn all<const AMID: bool, L: Lanes>(&mut self, lanes: L, edges: &Fields, best: &[i32]) {
         // A local copy, so that it stays in registers.

@@ -27,9 +27,9 @@ const WATCHED: usize = 256;
 const AGAIN: usize = 256 * 1024;
 /// After so many bytes it is reviewed what they became: about a block.
 const REVIEWED: usize = 128 * 1024;
-/// The ways are chosen anew when bytes became larger than usual by a sixteenth. nfacctd's output
-/// alternates between paired and single rows, as flows end by timeout or eviction, and choices for the other kind cost 12 %; rows of one kind differ by 1
-/// to 3 %. Choosing every 10,240 rows instead took 6 % longer and made nothing smaller.
+/// The ways are chosen anew when bytes became larger than usual by a sixteenth. nfacctd's output alternates between paired and
+/// single rows, as flows end by timeout or eviction, and choices for the other kind cost 12 %; rows of one kind differ by 1 to
+/// 3 %. Choosing every 10,240 rows instead took 6 % longer and made nothing smaller.
 const OFF: usize = 16;
 /// The usual price is the least that was seen, and rises by this part at each review, so that after about four of them rows
 /// that are dear by nature are no longer learned again and again.

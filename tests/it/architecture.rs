@@ -93,6 +93,20 @@ fn every_file_says_what_it_is_for() {
     }
 }
 
+/// What may be locked: what became of files and faults, what the lanes of a pass share, what the sessions of a server learned,
+/// the deadlines of sockets, the count of the files, an interface that came back, the trip of the latch.
+const LOCKS: &[&str] = &[
+    "log/recent.rs",
+    "remote/ftp.rs",
+    "remote/ftp/delivery.rs",
+    "remote/watchdog.rs",
+    "shutdown.rs",
+    "source/capture/live.rs",
+    "spool/stock.rs",
+    "uploader/feed.rs",
+    "uploader/lane.rs",
+];
+
 /// Places that may do what others must not, each for the reason that stands there.
 const HOMES: &[(&str, &[&str])] = &[
     ("thread::spawn(", &[]),
@@ -103,10 +117,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("thread::sleep(", &[]),
     ("SystemTime::now", &["clock.rs"]),
     ("Utc::now", &["clock.rs"]),
-    // Each is taken once a file or once an event, never on the way of the lines; lib.rs names them.
-    ("Mutex<", &["log/recent.rs", "remote/watchdog.rs", "shutdown.rs", "uploader/feed.rs", "uploader/lane.rs"]),
+    // Each is taken once a file, a connection or an event, never on the way of the lines.
+    ("Mutex<", LOCKS),
     ("RwLock<", &[]),
-    ("Condvar,", &["remote/watchdog.rs"]),
+    ("Condvar,", LOCKS),
     // The crates `log` and `tracing` know no other way.
     ("set_global_default(", &["log/bridge.rs"]),
     ("set_boxed_logger(", &["log/bridge.rs"]),
