@@ -263,7 +263,11 @@ impl Spool {
         wall: DateTime<Utc>,
     ) -> Result<Segment, Trouble> {
         let Self { dir, names, stats, log, shutdown, torn, .. } = self;
-        torn.salvage_due(&mut Room { dir, names, stats, log, shutdown })?;
+        if let Err(trouble) = torn.salvage_due(&mut Room { dir, names, stats, log, shutdown }) {
+            // Where the oldest segment may go, it goes for the next try's room.
+            self.make_room()?;
+            return Err(trouble);
+        }
         self.make_room()?;
         let name = self.names.give(wall).map_err(|source| io_trouble(&self.dir, source))?;
         let mut segment = Segment::create(&self.dir, name, now).map_err(|source| io_trouble(&self.dir, source))?;

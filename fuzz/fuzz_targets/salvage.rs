@@ -101,9 +101,11 @@ fn temp(bytes: &[u8]) -> File {
     file
 }
 
-/// What zlib gets out of it byte by byte, and how it ends: with a member, too early, or with an error.
+/// What zlib gets out of it byte by byte, and how it ends: with a member, too early, or with an error. One that only zeros at the
+/// end bring is a torn tail's.
 fn unpack(bytes: &[u8]) -> (Vec<u8>, &'static str) {
     let (mut all, mut rest) = (Vec::new(), bytes);
+    let solid = bytes.iter().rposition(|b| *b != 0).map_or(0, |last| last + 1);
     loop {
         let mut reader = Decompress::new_gzip(15);
         let mut raw = [0; 512];
@@ -119,7 +121,7 @@ fn unpack(bytes: &[u8]) -> (Vec<u8>, &'static str) {
                 all.extend_from_slice(&raw[..made]);
                 feed = &feed[used..];
                 match status {
-                    Err(_) => return (all, "error"),
+                    Err(_) => return (all, if bytes.len() - rest.len() <= solid { "error" } else { "short" }),
                     Ok(Status::StreamEnd) => ended = true,
                     Ok(_) if used + made > 0 => continue,
                     Ok(_) => {}
