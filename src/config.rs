@@ -428,7 +428,10 @@ impl Given {
         }
         if !key.kind.accepts(value) {
             let why = if value.chars().any(char::is_control) { "has a control character" } else { "is not right" };
-            let text = format!("{} {why}; it takes {}", shown(key, value), key.kind.form());
+            // What is wrong behind a blank may be anything.
+            let (first, more) = value.split_once(char::is_whitespace).map_or((value, ""), |(first, _)| (first, " …"));
+            let more = if key.kind == Kind::Secret { "" } else { more };
+            let text = format!("{}{more} {why}; it takes {}", shown(key, first), key.kind.form());
             return self.problem(&origin, key.name, text);
         }
         self.values.insert(key.name, (value.to_owned(), origin));

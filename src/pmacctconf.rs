@@ -90,7 +90,8 @@ pub struct Text {
 
 impl fmt::Debug for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.number, self.shown_key())
+        let key = if guess::begins_like_secret(&self.key) { "(not shown)" } else { self.shown_key() };
+        write!(f, "{}: {key}", self.number)
     }
 }
 
@@ -121,7 +122,10 @@ impl Text {
             }
             let was_behind = std::mem::take(&mut behind_secret);
             match read(number, line, bytes) {
-                Ok(line) if guess::holds_line(&line.value) => text.withheld.push((number, Withheld::TwoLines)),
+                Ok(line) if guess::holds_line(&line.value) => {
+                    behind_secret = true;
+                    text.withheld.push((number, Withheld::TwoLines));
+                }
                 Ok(line) if line.is_ours() => {
                     behind_secret = guess::begins_like_secret(&line.key);
                     text.lines.push(line);
@@ -155,7 +159,7 @@ impl Text {
 impl Line {
     /// True for a `processor_*` key, also where the program's name is misspelt.
     pub fn is_ours(&self) -> bool {
-        self.key.starts_with(OURS) || (!is_pmaccts(&self.key) && begins_like_ours(&guess::fold(&self.key)))
+        self.key.starts_with(OURS) || is_like_ours(&guess::fold(&self.key))
     }
 
     /// Whether its key may be that of a secret.
@@ -166,7 +170,7 @@ impl Line {
     /// The key as it may be shown: one that is not known may have swallowed a value.
     pub fn shown_key(&self) -> &str {
         const LONGEST: usize = 64;
-        let is_shown = is_pmaccts(&self.key) || !self.is_secret();
+        let is_shown = (is_pmaccts(&self.key) && !self.is_ours()) || !self.is_secret();
         if is_shown && self.key.len() <= LONGEST { &self.key } else { "(not shown)" }
     }
 
@@ -189,7 +193,7 @@ impl Line {
 impl Damaged {
     /// Whether it was to be a line of this program.
     pub fn is_ours(&self) -> bool {
-        begins_like_ours(&self.folded)
+        is_like_ours(&self.folded)
     }
 
     /// How far `name` is from what the line begins with, in slips of the pen.
@@ -200,6 +204,11 @@ impl Damaged {
 
 fn begins_like_ours(folded: &[char]) -> bool {
     guess::slips(&guess::fold(OURS), folded, Fit::Beginning) <= SLIPS
+}
+
+/// As [`begins_like_ours`], or with a word before it, as in `export processor_…`.
+fn is_like_ours(folded: &[char]) -> bool {
+    begins_like_ours(folded) || guess::slips(&guess::fold(OURS), folded, Fit::Anywhere) <= 1
 }
 
 /// Whether pmacct has keys that begin with this one's first word.
@@ -322,6 +331,23 @@ mod tests {
         assert_eq!(faults, wanted);
         assert_eq!(Text::read(b"processor_ftp_pass\xa3\xbax").damaged[0].fault, Fault::WideColon, "of GBK");
         assert!(Text::read(b"\xff\xfep\0r\0").is_utf16 && Text::read(b"\0p\0r\0o\0c\0e\0s\0s\0o").is_utf16);
+    }
+
+    #[test]
+    fn no_key_of_pmacct_is_taken_for_ours() {
+        for key in [
+            "proc_priority",
+            "core_proc_name",
+            "nfacctd_proc_name",
+            "propagate_signals",
+            "promisc",
+            "print_output",
+            "pre_tag_map",
+            "plugins",
+        ] {
+            let text = Text::read(format!("{key}: x").as_bytes());
+            assert!(text.foreign().count() == 1 && text.ours().count() == 0, "{key}");
+        }
     }
 
     #[test]

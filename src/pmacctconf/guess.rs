@@ -84,6 +84,10 @@ pub fn begins_like_secret(text: &str) -> bool {
 /// Whether the value `text` holds another line, which may be a secret's: lines that an editor has joined, or a commented line
 /// behind a value. A path that only ends in such a name is none, nor is a query of a URL.
 pub fn holds_line(text: &str) -> bool {
+    // Ends of lines that are none to pmacct: old Macs', Unicode's.
+    if text.contains(['\r', '\u{b}', '\u{c}', '\u{85}', '\u{2028}', '\u{2029}']) {
+        return true;
+    }
     let is_part = |c: char| c.is_alphanumeric() || "_-.\0".contains(c);
     let (mut rest, mut is_behind_ours) = (text, false);
     while let Some(start) = rest.find(is_part) {
@@ -93,13 +97,18 @@ pub fn holds_line(text: &str) -> bool {
         let is_free = before.is_empty() || before.ends_with(|c: char| c.is_whitespace() || "#!\"'“".contains(c));
         let is_ours = super::begins_like_ours(&folded);
         is_behind_ours |= is_ours && next.is_some() && is_free;
-        let is_short = !before.is_empty() && is_free && slips(&fold("ftp_pass"), &folded, Fit::Beginning) <= 2;
+        let short = fold("ftp_pass");
+        let is_short = !before.is_empty()
+            && is_free
+            && (slips(&short, &folded, Fit::Beginning) <= 2 || slips(&short, &folded, Fit::Anywhere) <= 1);
         let is_like_secret = begins_like_secret(word);
         let found = match next {
-            Some(c) if is_colon(c) || "=＝;；|[".contains(c) => is_ours || (is_free && is_like_secret),
+            Some(c) if is_colon(c) || "=＝;；|[".contains(c) => {
+                is_ours || is_behind_ours || (is_free && is_like_secret)
+            }
             Some(_) => is_behind_ours && is_like_secret,
             // The value is glued to it.
-            None => (is_ours || is_behind_ours) && is_like_secret && folded.len() > fold(SECRET).len(),
+            None => is_like_secret && (is_behind_ours || (is_ours && folded.len() > fold(SECRET).len())),
         };
         if found || is_short {
             return true;
