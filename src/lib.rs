@@ -62,7 +62,7 @@
 //! # What is absent on purpose
 //!
 //! * No async runtime.
-//! * No lock on the way of the lines, steps 1 to 5: blocks, batches and pieces go through crossbeam's channels, the encoder's
+//! * No lock of ours on the way of the lines, steps 1 to 5: blocks, batches and pieces go through crossbeam's channels, the encoder's
 //!   state through an atomic slot ([`pack::Relay`]). What is locked is locked once a file or once an event: between upload
 //!   lanes, for the deadlines of sockets, for the last faults that the page shows. `tests/it/architecture.rs` names each place.
 //! * No global of our own. The crates `log` and `tracing` know one receiver a process; [`log::install`] sets it, once.

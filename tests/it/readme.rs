@@ -30,3 +30,11 @@ fn both_languages_have_the_same_sections_and_rows() {
         assert_eq!(count(english, start), count(chinese, start), "lines that begin with {start:?}");
     }
 }
+
+#[test]
+fn the_oldest_rust_that_builds_stands_there() {
+    let rust = concat!("Rust ", env!("CARGO_PKG_RUST_VERSION"), " ");
+    for (file, text) in FILES {
+        assert!(text.contains(rust), "{file} does not ask for {rust}");
+    }
+}
