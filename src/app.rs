@@ -20,7 +20,6 @@ use crate::remote::ftp::{self, Ftp};
 use crate::report::{self, Reporter};
 use crate::shutdown::{Reason, Shutdown};
 use crate::source::Source;
-use crate::spool::queue::Queue;
 use crate::spool::{self, OpenError, Spool};
 use crate::stats::Stats;
 use crate::status::{self, Status};
@@ -189,8 +188,7 @@ fn uploader(
     log: &Log,
     spool: &Spool,
 ) -> Result<Uploader, Failure> {
-    let dir = spool.dir().try_clone().map_err(|error| Failure::new("upload", error))?;
-    let queue = Queue::new(dir);
+    let queue = spool.queue();
     let remote =
         Ftp::new(ftp, &queue.token()).map_err(|error| Failure { code: MISUSED, ..Failure::new("upload", error) })?;
     Ok(Uploader {

@@ -54,8 +54,8 @@
 //!    was flushed.
 //! 2. A local file goes only after the server has it whole under its final name.
 //! 3. Reading never waits for the network; it waits for the disk only when the memory budget is used up.
-//! 4. Every queue is bounded, and the bound has a reason. Memory does not grow with the input, the backlog or the length of
-//!    a line.
+//! 4. Every queue is bounded, and the bound has a reason. Memory and start time do not grow with the input, the backlog (a
+//!    million files) or the length of a line.
 //! 5. SIGTERM ends the process in `processor_shutdown_timeout_sec` + 1 s, whatever hangs.
 //! 6. No name is ever used twice; nothing that can still be read is ever deleted by salvage.
 //!

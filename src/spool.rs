@@ -11,18 +11,23 @@
 //! torn/               torn files that salvage could not bring through whole, as they were
 //! ```
 //!
+//! What waits may be a million files. So nothing here walks the directory between two lines: [`stock`] does, on a thread of its
+//! own, and the limit is held against its numbers.
+//!
 //! [`Spool`] tries each thing once and says why it failed; waiting and trying again is the pipeline's. A call that failed
 //! may be made again with the same arguments: nothing is written twice. It never overwrites a file and never removes one
 //! that it did not write, but for the oldest sealed segments under `drop-oldest`.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use crossbeam_channel::{Receiver, after, never, select};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::check::HeaderMode;
@@ -39,16 +44,24 @@ pub mod queue;
 mod rejects;
 pub mod salvage;
 pub mod segment;
+pub mod stock;
 mod torn;
 
 use dir::{Dir, Entry};
 use names::Names;
+use queue::Queue;
 use rejects::{Outcome, Rejects};
 use segment::Segment;
+use stock::{Counting, Stock, Survey};
 use torn::{Room, Torn};
 
 /// Locked while a processor owns the directory.
 const LOCK: &str = ".processor.lock";
+/// How long the start waits for the first look at the directory: two million names on a warm disk, half a million on a cold
+/// one. A later one is taken up when it comes, between two batches.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+/// How long after the start the first segment waits for the first count, when the spool has a limit.
+const FIRST_COUNT: Duration = Duration::from_millis(1500);
 
 /// `processor_spool_full`: what gives way when the spool is at its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,7 +82,8 @@ pub struct Options {
     pub prefix: String,
     /// Zone of the stamps in names.
     pub zone: Zone,
-    /// Limit of all our files in the data directory, bytes; `None` is no limit.
+    /// Limit of all our files in the data directory, bytes; `None` is no limit. It is over it by one segment at most, and by
+    /// one more for each start with so many files that they cannot be counted in [`FIRST_COUNT`].
     pub max_bytes: Option<u64>,
     /// Bytes that stay free on the file system.
     pub min_free: u64,
@@ -129,6 +143,16 @@ pub struct Spool {
     header: HeaderMode,
     names: Names,
     open: Option<Segment>,
+    stock: Arc<Stock>,
+    counting: Counting,
+    /// The first look at the directory, while it takes longer than the start waited for it.
+    late: Option<Receiver<io::Result<Survey>>>,
+    /// Until when the first count is waited for.
+    first_count: Instant,
+    /// Names below this index were given out by earlier lives.
+    first_index: u64,
+    /// The oldest sealed segments, to be dropped first.
+    oldest: Oldest,
     /// Files of an earlier life that wait for salvage.
     torn: Torn,
     rejects: Rejects,
@@ -140,6 +164,14 @@ pub struct Spool {
     /// Once it is tripped, salvage waits for the next start.
     shutdown: Shutdown,
     _lock: File,
+}
+
+/// A page of the oldest sealed segments, oldest first.
+#[derive(Debug, Default)]
+struct Oldest {
+    names: VecDeque<String>,
+    /// Until when what others put in need not be looked for.
+    fresh_until: Option<Instant>,
 }
 
 impl Spool {
@@ -163,19 +195,33 @@ impl Spool {
         };
         let dir = Dir::open(&options.dir).map_err(failed("open"))?;
         let lock = take_lock(&dir)?;
-        let mut names = Names::open(&dir, &options.prefix, options.zone).map_err(failed("store the file counter"))?;
-        let mut room = Room { dir: &dir, names: &mut names, stats: &stats, log: &log, shutdown };
-        let mut torn = Torn::find(&room).map_err(failed("go on with the salvage of an earlier run"))?;
-        torn.salvage_all(&mut room);
-        torn::count(&dir, &stats);
+        let first_count = Instant::now() + FIRST_COUNT;
+        let mut names = Names::open(&dir, &options.prefix, options.zone).map_err(failed("read the file counter"))?;
+        let stock = Arc::new(Stock::new(dir.try_clone().map_err(failed("open"))?, Arc::clone(&stats)));
+        let (counting, surveyed) = stock.start().map_err(failed("start a thread"))?;
+        // Without the counter nothing but the files tells which names were given out.
+        let patience = if names.is_lost() { never() } else { after(FIRST_LOOK) };
+        let survey = select! {
+            recv(surveyed) -> looked => looked.ok().transpose().map_err(failed("read"))?,
+            recv(patience) -> _ => None,
+        };
+        let last_index = survey.as_ref().and_then(|survey| survey.last_index);
+        names.go_on(&dir, last_index).map_err(failed("store the file counter"))?;
+        stock.begin(&counting, names.next());
         let rejects = Rejects::new(&options.prefix, options.zone);
-        let spool = Self {
+        let mut spool = Self {
             dir,
             options,
             header,
+            first_index: names.next(),
             names,
             open: None,
-            torn,
+            stock,
+            counting,
+            late: survey.is_none().then_some(surveyed),
+            first_count,
+            oldest: Oldest::default(),
+            torn: Torn::default(),
             rejects,
             lines_seen: 0,
             schema: None,
@@ -184,13 +230,47 @@ impl Spool {
             shutdown: shutdown.clone(),
             _lock: lock,
         };
-        spool.count_sealed().map_err(failed("read"))?;
+        spool.salvage(survey.unwrap_or_default()).map_err(failed("go on with the salvage of an earlier run"))?;
         Ok(spool)
     }
 
-    /// The directory, for the uploader's queue.
+    /// Salvages what the first look found; what cannot be now waits for the next segment, or for the next start.
+    fn salvage(&mut self, found: Survey) -> io::Result<()> {
+        if found.parts.is_empty() && found.repacks.is_empty() {
+            return Ok(());
+        }
+        let Self { dir, names, stats, log, shutdown, torn, stock, .. } = self;
+        stock.unsettle();
+        let mut room = Room { dir, names, stats, log, shutdown, stock };
+        let taken = torn.take(&room, found.parts, &found.repacks);
+        torn.salvage_all(&mut room);
+        stock.settled();
+        taken
+    }
+
+    /// Takes up the first look at the directory, if it came after the start.
+    fn take_late_look(&mut self) -> Result<(), Trouble> {
+        let Some(Ok(looked)) = self.late.as_ref().map(Receiver::try_recv) else { return Ok(()) };
+        // After an error it looks again.
+        let mut found = looked.map_err(|source| io_trouble(&self.dir, source))?;
+        self.late = None;
+        let ours = self.first_index..self.names.next();
+        found.parts.retain(|part| !names::index_of(&part.name).is_some_and(|index| ours.contains(&index)));
+        self.names.pass_over(found.last_index);
+        if ours.is_empty() {
+            self.first_index = self.names.next();
+        }
+        self.salvage(found).map_err(|source| io_trouble(&self.dir, source))
+    }
+
+    /// The directory.
     pub fn dir(&self) -> &Dir {
         &self.dir
+    }
+
+    /// The sealed segments, for the uploader.
+    pub fn queue(&self) -> Queue {
+        Queue::new(Arc::clone(&self.stock))
     }
 
     /// True when others than owner and group may write into the directory.
@@ -204,6 +284,7 @@ impl Spool {
     ///
     /// There is no room for a new segment, or the disk refused. Nothing counts as written; the same call may be made again.
     pub fn append(&mut self, packed: &Packed, now: Instant, wall: DateTime<Utc>) -> Result<(), Trouble> {
+        self.take_late_look()?;
         if packed.piece.len > 0 {
             let segment = match self.open.take() {
                 Some(segment) => segment,
@@ -225,10 +306,11 @@ impl Spool {
     ///
     /// The disk refused; the next call goes on where this one failed.
     pub fn seal(&mut self, now: Instant, wall: DateTime<Utc>) -> Result<(), Trouble> {
-        let Some(segment) = &mut self.open else { return Ok(()) };
+        let Some(segment) = &mut self.open else { return self.take_late_look() };
         let sealed = match segment.seal(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let name = self.names.give(wall).map_err(|source| io_trouble(&self.dir, source))?;
+                let name =
+                    give_name(&mut self.names, &self.stock, wall).map_err(|source| io_trouble(&self.dir, source))?;
                 segment.rename_to(name);
                 segment.seal(&self.dir)
             }
@@ -240,15 +322,13 @@ impl Spool {
         self.stats.open_bytes.set(0);
         self.stats.sealed_files.add(1);
         self.stats.sealed_bytes.add(sealed.len);
-        self.stats.spool_files.add(1);
-        self.stats.spool_bytes.add(sealed.len);
-        torn::count(&self.dir, &self.stats);
+        self.stock.sealed(sealed.len);
         self.log.event(Event::FileRotated {
             path: self.dir.path().join(&sealed.name),
             raw_bytes: sealed.raw_bytes,
             duration: now.saturating_duration_since(sealed.opened),
         });
-        Ok(())
+        self.take_late_look()
     }
 
     /// Path of the open segment, or of the directory; for messages.
@@ -262,14 +342,19 @@ impl Spool {
         now: Instant,
         wall: DateTime<Utc>,
     ) -> Result<Segment, Trouble> {
-        let Self { dir, names, stats, log, shutdown, torn, .. } = self;
-        if let Err(trouble) = torn.salvage_due(&mut Room { dir, names, stats, log, shutdown }) {
-            // Where the oldest segment may go, it goes for the next try's room.
-            self.make_room()?;
-            return Err(trouble);
+        if !self.torn.is_empty() {
+            let Self { dir, names, stats, log, shutdown, torn, stock, .. } = self;
+            stock.unsettle();
+            let outcome = torn.salvage_due(&mut Room { dir, names, stats, log, shutdown, stock });
+            stock.settled();
+            if let Err(trouble) = outcome {
+                // Where the oldest segment may go, it goes for the next try's room.
+                self.make_room()?;
+                return Err(trouble);
+            }
         }
         self.make_room()?;
-        let name = self.names.give(wall).map_err(|source| io_trouble(&self.dir, source))?;
+        let name = give_name(&mut self.names, &self.stock, wall).map_err(|source| io_trouble(&self.dir, source))?;
         let mut segment = Segment::create(&self.dir, name, now).map_err(|source| io_trouble(&self.dir, source))?;
         if let Some(schema) = schema.filter(|_| self.header == HeaderMode::EachFile)
             && let Err(source) = segment.append(&lone_piece(&schema.line()))
@@ -326,61 +411,119 @@ impl Spool {
         self.stats.rejects_unkept.add(packed.findings.rejected.lines);
     }
 
-    /// Lets a new segment be opened only below the limits. So the spool is over its limit by the open segment at most.
-    fn make_room(&self) -> Result<(), Trouble> {
-        let io = |source| io_trouble(&self.dir, source);
+    /// Lets a new segment be opened only below the limits. So the spool is over its limit by the open segment at most; see
+    /// [`Options::max_bytes`] for the one exception.
+    fn make_room(&mut self) -> Result<(), Trouble> {
         loop {
-            let free = self.dir.free_bytes().map_err(io)?;
+            let free = self.dir.free_bytes().map_err(|source| io_trouble(&self.dir, source))?;
             let used = match self.options.max_bytes {
-                Some(_) => self.used_bytes().map_err(io)?,
+                Some(max) => self.used_bytes(max).map_err(|source| io_trouble(&self.dir, source))?,
                 None => 0,
             };
             let is_full = free < self.options.min_free || self.options.max_bytes.is_some_and(|max| used >= max);
             if !is_full {
                 return Ok(());
             }
-            if self.options.when_full == WhenFull::Block || !self.drop_oldest().map_err(io)? {
+            let may_drop = self.options.when_full == WhenFull::DropOldest;
+            if !may_drop || !self.drop_oldest().map_err(|source| io_trouble(&self.dir, source))? {
                 return Err(Trouble::Full { used, free });
             }
         }
     }
 
-    fn used_bytes(&self) -> io::Result<u64> {
-        let total = |dir: &Dir| Ok::<u64, io::Error>(dir.files(|_| true)?.iter().map(|entry| entry.len).sum());
-        let rejects = self.rejects.dir().map_or(Ok(0), total)?;
-        Ok(total(&self.dir)? + rejects)
+    /// Bytes of all our files. When they seem to be `max` or more, they are counted anew: somebody may have made room.
+    fn used_bytes(&self, max: u64) -> io::Result<u64> {
+        let rejects = self.rejects.used()?;
+        let Some(known) = self.stock.used(self.first_count)? else {
+            if self.names.next() == self.first_index {
+                // One segment is worth more than a start that waits for a cold disk.
+                return Ok(0);
+            }
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, "the files that wait are still being counted"));
+        };
+        if known + rejects < max {
+            return Ok(known + rejects);
+        }
+        self.stock.count_anew(&self.counting);
+        Ok(self.stock.used(self.first_count)?.unwrap_or(known) + rejects)
     }
 
     /// Removes the oldest sealed segment that no upload has in hand; false when there is none.
-    fn drop_oldest(&self) -> io::Result<bool> {
-        for entry in sorted(self.dir.files(names::is_sealed)?) {
-            // For writing, because NFS locks nothing else exclusively.
-            let Ok(file) = self.dir.open_write(&entry.name) else { continue };
-            // The uploader holds a lock from before it sends a file until it has removed it: what is nearly delivered is
-            // not dropped, and what is delivered is not counted as lost.
-            let is_ours = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
-            if !is_ours || file.metadata()?.nlink() == 0 {
-                continue;
-            }
-            let lines = count_lines(&file);
-            self.dir.remove(&entry.name)?;
-            self.dir.sync()?;
-            self.stats.spool_files.sub(1);
-            self.stats.spool_bytes.sub(entry.len);
-            self.stats.dropped.add(&Sums { lines: lines.0, bytes: lines.1, packets: 0, octets: 0 });
-            let path = self.dir.path().join(&entry.name);
-            self.log.event(Event::SpoolDropped { path, bytes: entry.len, lines: lines.0 });
+    fn drop_oldest(&mut self) -> io::Result<bool> {
+        let now = Instant::now();
+        if self.oldest.fresh_until.is_some_and(|until| now < until) && self.drop_from_page()? {
             return Ok(true);
+        }
+        let mut after = None;
+        loop {
+            let names = queue::oldest(&self.dir, names::is_sealed, after.as_deref(), queue::PAGE)?;
+            let Some(last) = names.last().cloned() else { return Ok(false) };
+            self.oldest = Oldest { names: names.into(), fresh_until: Some(now + stock::pause_after(now.elapsed())) };
+            if self.drop_from_page()? {
+                return Ok(true);
+            }
+            after = Some(last);
+        }
+    }
+
+    /// Drops the first segment of the page that can be dropped, and forgets those that are gone.
+    fn drop_from_page(&mut self) -> io::Result<bool> {
+        let mut at = 0;
+        while let Some(name) = self.oldest.names.get(at) {
+            let outcome = self.drop_segment(name)?;
+            match outcome {
+                Dropping::Kept => at += 1,
+                Dropping::Done | Dropping::Gone => {
+                    self.oldest.names.remove(at);
+                }
+            }
+            if matches!(outcome, Dropping::Done) {
+                return Ok(true);
+            }
         }
         Ok(false)
     }
 
-    fn count_sealed(&self) -> io::Result<()> {
-        let sealed = self.dir.files(names::is_sealed)?;
-        self.stats.spool_files.set(sealed.len() as u64);
-        self.stats.spool_bytes.set(sealed.iter().map(|entry| entry.len).sum());
-        Ok(())
+    fn drop_segment(&self, name: &str) -> io::Result<Dropping> {
+        // For writing, because NFS locks nothing else exclusively.
+        let file = match self.dir.open_write(name) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Dropping::Gone),
+            Err(_) => return Ok(Dropping::Kept),
+        };
+        // The uploader holds a lock from before it sends a file until it has removed it: what is nearly delivered is not
+        // dropped, and what is delivered is not counted as lost.
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(Dropping::Kept);
+        }
+        if file.metadata()?.nlink() == 0 {
+            return Ok(Dropping::Gone);
+        }
+        let (lines, raw_bytes) = count_lines(&file);
+        let bytes = self.stock.remove(name)?;
+        self.stats.dropped.add(&Sums { lines, bytes: raw_bytes, packets: 0, octets: 0 });
+        self.log.event(Event::SpoolDropped { path: self.dir.path().join(name), bytes, lines });
+        self.dir.sync()?;
+        Ok(Dropping::Done)
     }
+}
+
+/// What became of a segment that was to be dropped.
+enum Dropping {
+    /// It is gone, and counted.
+    Done,
+    /// An upload has it in hand, or it cannot be opened.
+    Kept,
+    /// It went another way.
+    Gone,
+}
+
+/// A name for a new segment; the stock knows of it before there is a file.
+fn give_name(names: &mut Names, stock: &Stock, at: DateTime<Utc>) -> io::Result<String> {
+    let index = names.next();
+    let name = names.give(at)?;
+    stock.given(index);
+    Ok(name)
 }
 
 /// Whether a processor owns the data directory at `path`: its process id as the lock file tells.

@@ -214,9 +214,10 @@ pub struct Stats {
     /// Their bytes (gauge; uploader).
     pub drain_bytes: Number,
 
-    /// Sealed segments that wait in the data dir now (gauge; spool and uploader).
+    /// Sealed segments that wait in the data dir now (gauge; the spool's stock). Before the first count, those that were there
+    /// at the start, as far as looked.
     pub spool_files: Number,
-    /// Their bytes (gauge).
+    /// Their bytes (gauge). Before the first count, those of this life's segments.
     pub spool_bytes: Number,
     /// Segments sealed (spool).
     pub sealed_files: Number,

@@ -22,7 +22,7 @@ use crate::clock;
 use crate::log::{Event, Log};
 use crate::shutdown::{Reason, Shutdown};
 use crate::spool::dir::Dir;
-use crate::spool::queue::Queue;
+use crate::spool::queue::{is_uploadable, oldest};
 use crate::stats::{Number, Stats};
 use crate::threads::spawn;
 
@@ -118,8 +118,7 @@ impl Status {
         let path = dir.path().to_path_buf();
         let look = Arc::new(Look::default());
         let (latch, theirs) = (stop.clone(), Arc::clone(&look));
-        let queue = Queue::new(dir.try_clone()?);
-        spawn("status-disk", move || theirs.run(&dir, &queue, &latch))?;
+        spawn("status-disk", move || theirs.run(&dir, &latch))?;
         let now = Instant::now();
         let desk = Desk {
             about: options.about,
@@ -151,10 +150,10 @@ struct Look {
 }
 
 impl Look {
-    fn run(&self, dir: &Dir, queue: &Queue, stop: &Shutdown) {
+    fn run(&self, dir: &Dir, stop: &Shutdown) {
         loop {
             let begun = Instant::now();
-            self.oldest.set(sealed_at(queue).unwrap_or(0));
+            self.oldest.set(sealed_at(dir).unwrap_or(0));
             self.free_bytes.set(dir.free_bytes().unwrap_or(0));
             let until = Instant::now() + LOOK.max(begun.elapsed() * 200);
             while Instant::now() < until {
@@ -172,10 +171,9 @@ impl Look {
 }
 
 /// When the oldest waiting file was written last, seconds since 1970.
-fn sealed_at(queue: &Queue) -> Option<u64> {
-    let oldest = queue.oldest(None, 1).ok()?.into_iter().next()?;
-    let (file, _) = queue.open_sealed(&oldest).ok()?;
-    let modified = file.metadata().and_then(|metadata| metadata.modified()).ok()?;
+fn sealed_at(dir: &Dir) -> Option<u64> {
+    let oldest = oldest(dir, is_uploadable, None, 1).ok()?.pop()?;
+    let modified = dir.open_read(&oldest).and_then(|file| file.metadata()?.modified()).ok()?;
     modified.duration_since(SystemTime::UNIX_EPOCH).ok().map(|since| since.as_secs())
 }
 

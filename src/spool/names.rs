@@ -33,31 +33,53 @@ pub struct Names {
     zone: Zone,
     counter: File,
     next: u64,
+    is_lost: bool,
 }
 
 impl Names {
-    /// Reads the counter. When it is missing or damaged, it goes on after the highest index in the directory.
+    /// Reads the counter. When it is missing or damaged ([`Self::is_lost`]), [`Self::go_on`] must be told what the directory
+    /// holds before a name is given out.
     ///
     /// # Errors
     ///
-    /// The counter cannot be read or written: to go on without it could bring a name back.
+    /// The counter cannot be read: to go on without it could bring a name back.
     pub fn open(dir: &Dir, prefix: &str, zone: Zone) -> io::Result<Self> {
         let counter = dir.open_or_create(COUNTER)?;
         let mut text = [0; COUNTER_LEN];
         let stored = match counter.read_exact_at(&mut text, 0) {
-            Ok(()) => parse_counter(&text).unwrap_or(0),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+            Ok(()) => parse_counter(&text),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
             // It may be whole, only not readable now: to go on without it could bring a name back.
             Err(error) => return Err(error),
         };
-        let seen = dir.files(|name| index_of(name).is_some())?;
-        let after_seen = seen.iter().filter_map(|entry| index_of(&entry.name));
-        let after_seen = after_seen.filter(|index| *index < UNLIKELY).map(|index| index + 1).max();
-        let next = stored.max(after_seen.unwrap_or(0));
-        let names = Self { prefix: prefix.to_owned(), zone, counter, next };
-        names.store(next)?;
-        dir.sync()?;
-        Ok(names)
+        let is_lost = stored.is_none();
+        Ok(Self { prefix: prefix.to_owned(), zone, counter, next: stored.unwrap_or(0), is_lost })
+    }
+
+    /// True when only the files in the directory tell which indexes were given out.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost
+    }
+
+    /// Goes on after the highest index that was `seen` in the directory, if any, and keeps the counter there.
+    ///
+    /// # Errors
+    ///
+    /// The counter cannot be written.
+    pub fn go_on(&mut self, dir: &Dir, seen: Option<u64>) -> io::Result<()> {
+        self.pass_over(seen);
+        self.store(self.next)?;
+        dir.sync()
+    }
+
+    /// Gives out no index up to the one that was `seen`.
+    pub fn pass_over(&mut self, seen: Option<u64>) {
+        self.next = self.next.max(seen.map_or(0, |seen| seen + 1));
+    }
+
+    /// The index of the next name.
+    pub fn next(&self) -> u64 {
+        self.next
     }
 
     /// A name that never was and never will be given out again, without ending.
@@ -83,8 +105,13 @@ fn parse_counter(text: &[u8; COUNTER_LEN]) -> Option<u64> {
     (next <= UNLIKELY).then_some(next)
 }
 
+/// The index in one of our names, as [`index_of`], when it may have been given out.
+pub fn likely_index_of(name: &str) -> Option<u64> {
+    index_of(name).filter(|index| *index < UNLIKELY)
+}
+
 /// The index in one of our names, sealed or not; `None` for any other name.
-fn index_of(name: &str) -> Option<u64> {
+pub fn index_of(name: &str) -> Option<u64> {
     let stem = name.strip_suffix(SEALED).or_else(|| name.strip_suffix(PART))?;
     let (rest, index) = stem.rsplit_once('_')?;
     let (rest, time) = rest.rsplit_once('_')?;
@@ -123,7 +150,11 @@ mod tests {
     }
 
     fn names(path: &std::path::Path) -> Names {
-        Names::open(&Dir::open(path).unwrap(), "flows_", Zone::parse("Asia/Shanghai").unwrap()).unwrap()
+        let dir = Dir::open(path).unwrap();
+        let mut names = Names::open(&dir, "flows_", Zone::parse("Asia/Shanghai").unwrap()).unwrap();
+        let seen = dir.files(|_| true).unwrap().iter().filter_map(|entry| likely_index_of(&entry.name)).max();
+        names.go_on(&dir, seen).unwrap();
+        names
     }
 
     #[test]

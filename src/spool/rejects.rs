@@ -47,7 +47,7 @@ impl Rejects {
             Some(dir) => dir,
             none => none.insert(parent.subdirectory(DIRECTORY)?),
         };
-        if Self::used(dir)? + lines.len() as u64 > self.limit {
+        if total(dir)? + lines.len() as u64 > self.limit {
             return Ok(Outcome::Full);
         }
         let day = self.zone.local(at).format("%Y%m%d");
@@ -55,14 +55,15 @@ impl Rejects {
         Ok(Outcome::Kept)
     }
 
-    /// The directory, once a line was rejected in this life.
-    pub(super) fn dir(&self) -> Option<&Dir> {
-        self.dir.as_ref()
+    /// Bytes of what is kept; 0 before a line was rejected in this life.
+    pub(super) fn used(&self) -> io::Result<u64> {
+        self.dir.as_ref().map_or(Ok(0), total)
     }
+}
 
-    fn used(dir: &Dir) -> io::Result<u64> {
-        Ok(dir.files(|_| true)?.iter().map(|entry| entry.len).sum())
-    }
+/// Bytes of all files in a directory that holds one a day.
+fn total(dir: &Dir) -> io::Result<u64> {
+    Ok(dir.files(|_| true)?.iter().map(|entry| entry.len).sum())
 }
 
 #[cfg(test)]

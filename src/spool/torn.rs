@@ -27,6 +27,7 @@ use std::path::PathBuf;
 use super::dir::{Dir, Entry};
 use super::names::{self, Names, PART, SEALED};
 use super::salvage::{self, Damage, Error, Finding, Salvaged, Way};
+use super::stock::Stock;
 use super::{Trouble, sorted};
 use crate::log::{Event, Log};
 use crate::shutdown::Shutdown;
@@ -53,6 +54,8 @@ pub(super) struct Room<'a> {
     pub(super) stats: &'a Stats,
     pub(super) log: &'a Log,
     pub(super) shutdown: &'a Shutdown,
+    /// Told of what becomes a sealed file.
+    pub(super) stock: &'a Stock,
 }
 
 /// The torn files that wait, oldest first.
@@ -70,21 +73,27 @@ struct Part {
 }
 
 impl Torn {
-    /// Finds what earlier lives left, and brings to its end what a killed salvage had begun.
-    pub(super) fn find(room: &Room<'_>) -> io::Result<Self> {
-        let parts = |dir: &Dir| dir.files(names::is_part);
-        for left in room.dir.files(|name| name.starts_with('.') && name.ends_with(REPACK))? {
-            let part = format!("{}{PART}", &left.name[1..left.name.len() - REPACK.len()]);
-            let is_half = !names::is_part(&part) || parts(room.dir)?.iter().any(|entry| entry.name == part);
-            if is_half {
-                room.dir.remove(&left.name)?;
-            } else {
-                room.dir.rename_new(&left.name, &part)?;
+    /// Takes the torn files that earlier lives left, and brings to its end what a killed salvage had begun.
+    pub(super) fn take(&mut self, room: &Room<'_>, mut parts: Vec<Entry>, repacks: &[String]) -> io::Result<()> {
+        let mut outcome = Ok(());
+        for left in repacks {
+            let part = format!("{}{PART}", &left[1..left.len() - REPACK.len()]);
+            let is_half = !names::is_part(&part) || parts.iter().any(|entry| entry.name == part);
+            let done = if is_half { room.dir.remove(left) } else { room.dir.rename_new(left, &part) };
+            match done.and_then(|()| room.dir.len_of(&part)) {
+                Ok(Some(len)) if !is_half => parts.push(Entry { name: part, len }),
+                Ok(_) => {}
+                Err(error) => outcome = Err(error),
             }
         }
-        let waiting: VecDeque<_> = sorted(parts(room.dir)?).into_iter().map(|entry| Part { entry, tries: 0 }).collect();
-        room.stats.salvage_total_bytes.set(waiting.iter().map(|part| part.entry.len).sum());
-        Ok(Self { waiting, put_off: false })
+        room.stats.salvage_total_bytes.add(parts.iter().map(|part| part.len).sum());
+        self.waiting.extend(sorted(parts).into_iter().map(|entry| Part { entry, tries: 0 }));
+        outcome
+    }
+
+    /// True when nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
     }
 
     /// Tries each file once. One that fails waits and is tried again by [`Self::salvage_due`].
@@ -92,7 +101,7 @@ impl Torn {
         let mut left = VecDeque::new();
         while let Some(mut part) = self.waiting.pop_front() {
             match room.salvage(&part.entry) {
-                Ok(_) => {}
+                Ok(()) => {}
                 Err(Error::Stopped) => {
                     self.waiting.push_front(part);
                     break;
@@ -113,8 +122,7 @@ impl Torn {
         room.stats.salvage_done_bytes.set(room.stats.salvage_total_bytes.get());
     }
 
-    /// Tries again what the start could not salvage; a file's length is added to the waiting ones. A disk that is full or
-    /// read-only takes no new segment either, so it is waited for; with any other fault a file is only tried [`TRIES`] times.
+    /// Tries again what the start could not salvage. A disk that is full or read-only takes no new segment either, so it is waited for; with any other fault a file is only tried [`TRIES`] times.
     pub(super) fn salvage_due(&mut self, room: &mut Room<'_>) -> Result<(), Trouble> {
         while let Some(part) = self.waiting.front_mut() {
             if room.shutdown.is_tripped() {
@@ -123,10 +131,7 @@ impl Torn {
             }
             let trouble = |source| Trouble::Io { path: room.dir.path().join(&part.entry.name), source };
             match room.salvage(&part.entry) {
-                Ok(sealed) => {
-                    room.stats.spool_files.add(u64::from(sealed.is_some()));
-                    room.stats.spool_bytes.add(sealed.unwrap_or(0));
-                }
+                Ok(()) => {}
                 Err(Error::Stopped) => continue,
                 Err(Error::Io(source)) if is_full(&source) => return Err(trouble(source)),
                 Err(Error::Io(source)) => {
@@ -153,15 +158,15 @@ impl Torn {
 }
 
 impl Room<'_> {
-    /// Salvages one file and seals it; its length then, `None` when no line is in it. May be called again after an error.
-    fn salvage(&mut self, part: &Entry) -> Result<Option<u64>, Error> {
+    /// Salvages one file and seals it, when a line is in it. May be called again after an error.
+    fn salvage(&mut self, part: &Entry) -> Result<(), Error> {
         let path = self.dir.path().join(&part.name);
         let stem = part.name.strip_suffix(PART).unwrap_or(&part.name);
         let file = match self.dir.open_write(&part.name) {
             // An earlier call came as far as the renaming.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 match self.dir.rename_new(&hidden(stem), &part.name) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
                     outcome => outcome?,
                 }
                 self.dir.open_write(&part.name)?
@@ -172,7 +177,7 @@ impl Room<'_> {
             // Sealed by a link, where the file system has no other way, and killed before the first name was gone.
             self.dir.remove(&part.name)?;
             self.dir.sync()?;
-            return Ok(None);
+            return Ok(());
         }
         let before = self.stats.salvage_done_bytes.get();
         let Finding { salvaged, way, damage } = salvage::examine(&file, &mut noting(self.stats, self.shutdown))?;
@@ -187,13 +192,13 @@ impl Room<'_> {
                     self.stats.salvage_cut_bytes.add(part.len);
                     self.log.event(Event::SegmentSalvaged { path, lines: 0, cut_bytes: part.len });
                 }
-                return Ok(None);
+                return Ok(());
             }
             Way::AsItIs => file.sync_all()?,
             Way::Cut(cut) => salvage::cut(&file, &cut)?,
             Way::Repack(repack) => self.repack(&part.name, &file, &repack, damage)?,
         }
-        Ok(Some(self.seal(&part.name, salvaged)?))
+        Ok(self.seal(&part.name, salvaged)?)
     }
 
     /// Packs the lines anew; they have the name `part` then, and a damaged file is set aside.
@@ -226,8 +231,8 @@ impl Room<'_> {
         Ok(())
     }
 
-    /// Gives a whole file its final name; its length.
-    fn seal(&mut self, part: &str, salvaged: Salvaged) -> io::Result<u64> {
+    /// Gives a whole file its final name.
+    fn seal(&mut self, part: &str, salvaged: Salvaged) -> io::Result<()> {
         let stem = part.strip_suffix(PART).unwrap_or(part);
         let mut name = format!("{stem}{SEALED}");
         if let Err(error) = self.dir.rename_new(part, &name) {
@@ -239,16 +244,18 @@ impl Room<'_> {
         }
         self.dir.sync()?;
         let len = self.dir.open_read(&name)?.metadata()?.len();
+        self.stock.salvaged(len);
         self.stats.salvaged_files.add(1);
         self.stats.salvage_cut_bytes.add(salvaged.cut_bytes);
         let (path, lines) = (self.dir.path().join(name), salvaged.lines);
         self.log.event(Event::SegmentSalvaged { path, lines, cut_bytes: salvaged.cut_bytes });
-        Ok(len)
+        Ok(())
     }
 
     /// Moves a file out of the way, to `torn/` or, where that does not go, to another name beside.
     fn set_aside(&self, part: &str, why: &dyn std::fmt::Display) -> io::Result<()> {
         let mut error = why.to_string();
+        let len = self.dir.len_of(part)?.unwrap_or(0);
         let kept_as = match self.move_to_torn(part, LIMIT) {
             Ok(kept_as) => kept_as,
             Err(source) if is_full(&source) => return Err(source),
@@ -261,7 +268,8 @@ impl Room<'_> {
         };
         self.dir.sync()?;
         self.stats.torn_set_aside.add(1);
-        count(self.dir, self.stats);
+        self.stats.torn_files.add(1);
+        self.stats.torn_bytes.add(len);
         self.log.event(Event::SegmentSetAside { path: self.dir.path().join(part), kept_as, error });
         Ok(())
     }
@@ -292,14 +300,19 @@ impl Room<'_> {
     }
 }
 
-/// Counts what is in `torn/` and what could not be moved there.
-pub(super) fn count(dir: &Dir, stats: &Stats) {
-    // Numbers for the page: a directory that cannot be read says so elsewhere.
-    let inside = dir.open_subdirectory(DIRECTORY).and_then(|torn| torn.files(|_| true)).unwrap_or_default();
-    let beside = dir.files(|name| name.ends_with(KEPT)).unwrap_or_default();
-    let all = || inside.iter().chain(&beside);
-    stats.torn_files.set(all().count() as u64);
-    stats.torn_bytes.set(all().map(|entry| entry.len).sum());
+/// What is in `torn/`; nothing when it cannot be read, which is said elsewhere.
+pub(super) fn inside(dir: &Dir) -> Vec<Entry> {
+    dir.open_subdirectory(DIRECTORY).and_then(|torn| torn.files(|_| true)).unwrap_or_default()
+}
+
+/// True for a torn file that could not be moved to `torn/`.
+pub(super) fn is_kept(name: &str) -> bool {
+    name.ends_with(KEPT)
+}
+
+/// True for a file into which a torn one is packed anew.
+pub(super) fn is_repack(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(REPACK) && name.len() > REPACK.len()
 }
 
 /// The name of the file into which `stem` is packed anew.

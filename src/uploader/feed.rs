@@ -6,9 +6,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::spool::queue::{Queue, Sealed};
 
-/// Segments listed at a time. A page is a third of a megabyte at most; with 100,000 waiting, the directory is read 25 times
-/// in a pass.
-const PAGE: usize = 4096;
 /// Names remembered from one pass to the next. When more than these fail, the surplus keeps its place by age.
 const REMEMBERED: usize = 4096;
 
@@ -99,7 +96,7 @@ impl Feed {
             if self.ended {
                 return Ok(self.late.pop_front());
             }
-            self.page = queue.oldest(self.last.as_deref(), PAGE)?.into();
+            self.page = queue.page(self.last.as_deref())?.into();
             if let Some(sealed) = self.page.back() {
                 self.last = Some(sealed.name.clone());
             } else {
@@ -120,8 +117,16 @@ impl Feed {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::spool::dir::Dir;
+    use crate::spool::queue::PAGE;
+    use crate::spool::stock::Stock;
+
+    fn queue(temp: &tempfile::TempDir) -> Queue {
+        Queue::new(Arc::new(Stock::new(Dir::open(temp.path()).unwrap(), Arc::default())))
+    }
 
     fn all(feed: &mut Feed, queue: &Queue, memory: &Memory) -> Vec<String> {
         std::iter::from_fn(|| feed.next(queue, memory).unwrap()).map(|sealed| sealed.name).collect()
@@ -130,7 +135,7 @@ mod tests {
     #[test]
     fn failed_ones_come_last_until_they_are_gone() {
         let temp = tempfile::tempdir().unwrap();
-        let queue = Queue::new(Dir::open(temp.path()).unwrap());
+        let queue = queue(&temp);
         let name = |n: u32| format!("f_20251127_102030_{n:03}.csv.gz");
         for n in 0..4 {
             std::fs::write(temp.path().join(name(n)), "x").unwrap();
@@ -149,7 +154,7 @@ mod tests {
     #[test]
     fn more_than_a_page_comes_in_order() {
         let temp = tempfile::tempdir().unwrap();
-        let queue = Queue::new(Dir::open(temp.path()).unwrap());
+        let queue = queue(&temp);
         let names: Vec<_> = (0..PAGE + 10).map(|n| format!("f_20251127_102030_{n:06}.csv.gz")).collect();
         for name in names.iter().rev() {
             std::fs::write(temp.path().join(name), "").unwrap();

@@ -118,8 +118,6 @@ impl Pass {
     fn remove(&self, sealed: &Sealed) -> bool {
         match self.queue.remove(sealed) {
             Ok(()) => {
-                self.stats.spool_files.sub(1);
-                self.stats.spool_bytes.sub(sealed.len);
                 self.memory.forget(&sealed.name);
                 true
             }

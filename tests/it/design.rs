@@ -3,9 +3,11 @@
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use processor::spool::dir::Dir;
 use processor::spool::queue::Queue;
+use processor::spool::stock::Stock;
 
 use crate::support::run::{Probe, names, sealed, unpack};
 
@@ -43,7 +45,7 @@ fn every_name_in_the_data_directory_stands_on_the_page() {
     assert!(socket.file_type().is_socket() && socket.permissions().mode() & 0o7777 == 0o600);
     live.end().expect(0);
 
-    Queue::new(Dir::open(data).unwrap()).token();
+    Queue::new(Arc::new(Stock::new(Dir::open(data).unwrap(), Arc::default()))).token();
     let prefix = "flows_";
     for name in names(data) {
         let shown = match name.strip_suffix(".csv.gz") {

@@ -2,6 +2,7 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::case_sensitive_file_extension_comparisons)]
 
 mod architecture;
+mod backlog;
 mod capture;
 mod capture_chain;
 mod capture_files;

@@ -17,6 +17,7 @@ use processor::remote::{Remote, RemoteError, Scope, Session, Upload};
 use processor::secret::Secret;
 use processor::spool::dir::Dir;
 use processor::spool::queue::Queue;
+use processor::spool::stock::Stock;
 use processor::stats::Stats;
 use processor::uploader::{self, LastPass, Left, Uploader};
 
@@ -670,10 +671,12 @@ impl Spool {
     }
 
     fn uploader(&self, remote: Arc<dyn Remote>, connections: usize) -> Uploader {
+        let stock = Stock::new(Dir::open(self.temp.path()).unwrap(), Arc::clone(&self.stats));
+        assert!(stock.count().unwrap());
         Uploader {
             options: uploader::Options { interval: Duration::from_millis(50), connections },
             remote,
-            queue: Arc::new(Queue::new(Dir::open(self.temp.path()).unwrap())),
+            queue: Arc::new(Queue::new(Arc::new(stock))),
             stats: Arc::clone(&self.stats),
             log: self.log.clone(),
         }
