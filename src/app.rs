@@ -16,6 +16,7 @@ use crate::config::{Config, Inputs, keys};
 use crate::log::{self, Event, Log};
 use crate::notify::{self, State};
 use crate::pipeline::{self, Outcome, Parts};
+use crate::plan::Plan;
 use crate::remote::ftp::{self, Ftp};
 use crate::report::{self, Reporter};
 use crate::shutdown::{Reason, Shutdown};
@@ -67,14 +68,10 @@ fn collect(flags: Run) -> u8 {
     let started = Instant::now();
     let inputs =
         Inputs { log_level: flags.log_level, source: flags.source, ..Inputs::here(flags.config, flags.data_dir) };
-    let config = match Config::load(&inputs) {
-        Ok(config) => config,
+    let Plan { config, source } = match Plan::build(&inputs) {
+        Ok(plan) => plan,
         Err(rejected) => return misused(&rejected.to_string()),
     };
-    let problems = source::problems(&config);
-    if !problems.is_empty() {
-        return misused(&problems.join("\n"));
-    }
     let stats = Arc::new(Stats::default());
     let (log, writer) = Log::new(config.log.clone(), Arc::clone(&stats));
     log.event(Event::Started {
@@ -85,7 +82,7 @@ fn collect(flags: Run) -> u8 {
     log.event(config.loaded());
     config.warnings.iter().cloned().for_each(|warning| log.event(warning));
     // Before every other thread: a thread can only give up its own capabilities.
-    let source = source::open(&config, &stats, &log);
+    let source = source::open(source, &config.path, &stats, &log);
     let shutdown = signals(&log);
     // After the handlers are in place: whoever sees a log line may send a signal at once.
     let progress = Progress::new(config.log.lang);
@@ -280,27 +277,22 @@ fn tell_manager(state: State) {
 fn check(flags: &Check) -> u8 {
     let data_dir = flags.data_dir.clone().unwrap_or_default();
     let inputs = Inputs { source: flags.source.clone(), ..Inputs::here(&flags.config, data_dir) };
-    let config = match Config::load(&inputs) {
-        Ok(config) => config,
+    let plan = match Plan::build(&inputs) {
+        Ok(plan) => plan,
         Err(rejected) => return misused(&rejected.to_string()),
     };
-    let problems = source::problems(&config);
-    if !problems.is_empty() {
-        return misused(&problems.join("\n"));
-    }
-    let traps: Vec<_> = config.traps().iter().map(|trap| format!("note: {trap}\n")).collect();
-    let code = print(&(config.describe() + &traps.concat() + &source::describe(&config)));
-    if flags.connect && code == DONE { connect_for_real(config) } else { code }
+    let code = print(&plan.describe());
+    if flags.connect && code == DONE { connect_for_real(plan) } else { code }
 }
 
 /// `processor check -connect`: the server and, where there is one, the capture.
-fn connect_for_real(config: Config) -> u8 {
+fn connect_for_real(Plan { config, source }: Plan) -> u8 {
     let progress = Progress::new(config.log.lang);
     let mut say = |line: &str| {
         print(&(log::visible(line) + "\n"));
     };
     say("");
-    let source = source::try_open(&config, &mut say);
+    let source = source::try_open(source, &mut say);
     let server = if let Some(options) = config.ftp {
         connect::try_server(options, &config.host, &progress, &mut say)
     } else {

@@ -201,6 +201,14 @@ impl fmt::Display for Problem {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Rejected(pub Vec<Problem>);
 
+impl Rejected {
+    /// Puts the problems in the order of the file; what is about no line, such as a missing key, comes last.
+    pub fn new(mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(|problem| problem.line.wrapping_sub(1));
+        Self(problems)
+    }
+}
+
 impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, problem) in self.0.iter().enumerate() {
@@ -213,19 +221,30 @@ impl fmt::Display for Rejected {
 }
 
 impl Config {
-    /// Reads and checks the file that `inputs` names.
+    /// Reads the file that `inputs` names, and the problems of our own keys. Where there are any, the values are of no use
+    /// but to find more.
+    ///
+    /// # Errors
+    ///
+    /// Why the file cannot be read.
+    pub fn read(inputs: &Inputs) -> Result<(Self, Vec<Problem>), Rejected> {
+        let text = read_bounded(&inputs.path).map_err(|error| {
+            let text = format!("cannot be read: {error}; give the pmacct.conf with -config");
+            Rejected(vec![Problem { place: inputs.path.display().to_string(), line: 0, key: String::new(), text }])
+        })?;
+        let (mut config, problems) = Self::judge(&text, inputs, &read_bounded);
+        config.warnings.extend(config.readable_secrets());
+        Ok((config, problems))
+    }
+
+    /// Reads and checks the file that `inputs` names, our own keys only.
     ///
     /// # Errors
     ///
     /// Everything that is wrong with the file, all at once; or why it cannot be read.
     pub fn load(inputs: &Inputs) -> Result<Self, Rejected> {
-        let text = read_bounded(&inputs.path).map_err(|error| {
-            let text = format!("cannot be read: {error}; give the pmacct.conf with -config");
-            Rejected(vec![Problem { place: inputs.path.display().to_string(), line: 0, key: String::new(), text }])
-        })?;
-        let mut config = Self::check(&text, inputs, &read_bounded)?;
-        config.warnings.extend(config.readable_secrets());
-        Ok(config)
+        let (config, problems) = Self::read(inputs)?;
+        if problems.is_empty() { Ok(config) } else { Err(Rejected::new(problems)) }
     }
 
     /// Checks the bytes of a configuration file. Pure but for `read`, which reads the files that the configuration names.
@@ -234,17 +253,25 @@ impl Config {
     ///
     /// Everything that is wrong, all at once, each with its line and what would be right.
     pub fn check(text: &[u8], inputs: &Inputs, read: &dyn Fn(&Path) -> io::Result<Vec<u8>>) -> Result<Self, Rejected> {
+        let (config, problems) = Self::judge(text, inputs, read);
+        if problems.is_empty() { Ok(config) } else { Err(Rejected::new(problems)) }
+    }
+
+    fn judge(text: &[u8], inputs: &Inputs, read: &dyn Fn(&Path) -> io::Result<Vec<u8>>) -> (Self, Vec<Problem>) {
         let text = pmacctconf::Text::read(text);
         let mut given = Given::new(&text, inputs);
         let config = build(&mut given, inputs, read);
-        if given.problems.is_empty() {
-            return Ok(Self { text, ..config });
+        if !given.problems.is_empty() {
+            // What seems to be missing may only be misspelt.
+            given.problems.extend(config.warnings.iter().filter_map(misspelt));
         }
-        // What seems to be missing may only be misspelt.
-        given.problems.extend(config.warnings.iter().filter_map(misspelt));
-        // In the order of the file; what is about no line, such as a missing key, comes last.
-        given.problems.sort_by_key(|problem| problem.line.wrapping_sub(1));
-        Err(Rejected(given.problems))
+        (Self { text, ..config }, given.problems)
+    }
+
+    /// The line that sets a key of ours; 0 when none does.
+    pub fn line_of(&self, key: &str) -> u32 {
+        let origin = self.settings.iter().find(|setting| setting.key.name == key).map(|setting| &setting.origin);
+        if let Some(Origin::Line(line)) = origin { *line } else { 0 }
     }
 
     /// The first line of the log.
@@ -257,8 +284,8 @@ impl Config {
         }
     }
 
-    /// What `processor check` prints: every value with its origin, then the warnings. Secrets are masked.
-    pub fn describe(&self) -> String {
+    /// Every value with its origin, then the warnings and those of others. Secrets are masked.
+    pub fn describe(&self, notes: &[String]) -> String {
         let (path, ours, foreign) = (self.path.display(), self.text.ours().count(), self.text.foreign().count());
         let mut lines = vec![format!("{path}: {ours} keys of processor, {foreign} of pmacct"), String::new()];
         let width = |of: &dyn Fn(&Setting) -> usize| self.settings.iter().map(of).max().unwrap_or(0);
@@ -270,7 +297,8 @@ impl Config {
         lines.extend(
             self.warnings.iter().map(|warning| format!("warning: {}", log::visible(&warning.message(Lang::En)))),
         );
-        if self.warnings.is_empty() {
+        lines.extend(notes.iter().map(|note| log::visible(note)));
+        if self.warnings.is_empty() && notes.is_empty() {
             lines.push("no warnings".to_owned());
         }
         lines.join("\n") + "\n"
@@ -306,6 +334,23 @@ fn misspelt(warning: &Event) -> Option<Problem> {
     };
     let place = format!("{}:{line}", path.display());
     Some(Problem { place, line: u32::try_from(*line).unwrap_or(0), key, text })
+}
+
+/// What in a value is likely not meant, though it may be.
+fn doubt(key: &Key, line: &pmacctconf::Line) -> Option<&'static str> {
+    let value = line.unquoted();
+    let is_text = matches!(key.kind, Kind::Text | Kind::Path | Kind::Secret);
+    let has_comment = value.char_indices().any(|(at, c)| c == '#' && value[..at].ends_with(char::is_whitespace));
+    if is_text && has_comment {
+        Some("has a '#' in its value, which belongs to it: there are no comments behind a value")
+    } else if is_text && (value.starts_with(['“', '”', '‘', '’']) || value.ends_with(['“', '”', '‘', '’']))
+    {
+        Some("has a curly quotation mark at an end of its value, which belongs to it")
+    } else if key.kind == Kind::Secret && value.len() < line.value.len() {
+        Some("stands in quotation marks, which do not belong to it; double them if they do")
+    } else {
+        None
+    }
 }
 
 /// Reads a file that must not be larger than [`MOST_BYTES`].
@@ -386,6 +431,9 @@ impl Given {
             }
             let value = if line.is_utf8 { Some(line.unquoted()) } else { None };
             self.take(key, value, Origin::Line(line.number));
+            if let Some(doubt) = doubt(key, line) {
+                self.warn(key.name, doubt);
+            }
         }
     }
 
@@ -425,6 +473,12 @@ impl Given {
         };
         if value.is_empty() {
             return;
+        }
+        if key.is_default_at(value) {
+            let path = self.path.clone();
+            let line = if let Origin::Line(line) = origin { line.into() } else { 0 };
+            let text = format!("{}: {value} is taken as the default, {}", key.name, key.default);
+            return self.warnings.push(Event::ConfigWarning { path, line, text });
         }
         if !key.kind.accepts(value) {
             let why = if value.chars().any(char::is_control) { "has a control character" } else { "is not right" };
@@ -655,7 +709,9 @@ fn spool(given: &Given, inputs: &Inputs, zone: Zone) -> spool::Options {
 /// A host name with nothing in it that a file name may not have; at most 63 bytes, as DNS labels are.
 fn file_name_part(host: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '-' };
-    host.chars().take(63).map(plain).collect()
+    let name: String = host.chars().take(63).map(plain).collect();
+    // A name that begins with a dot is a hidden file, which nobody looks at.
+    if name.starts_with('.') { name.replacen('.', "-", 1) } else { name }
 }
 
 fn report(given: &mut Given, inputs: &Inputs, zone: Zone) -> Option<report::Options> {

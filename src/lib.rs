@@ -26,7 +26,7 @@
 //!
 //! # Rooms, from the ground up
 //!
-//! Imports point down this list, never up; a test holds that. Only [`app`] and `main` see [`config`].
+//! Imports point down this list, never up; a test holds that. Only [`plan`], [`app`] and `main` see [`config`].
 //!
 //! | room | what it is for |
 //! |---|---|
@@ -46,6 +46,7 @@
 //! | [`report`] [`status`] | the status report: POST and file; metrics, health, the status page |
 //! | [`sample`] | made-up rows for the quickstart, tests and benches |
 //! | [`config`] [`cli`] | `pmacct.conf` → one small `Options` per room; flags |
+//! | [`plan`] | the keys of all rooms judged together, for every command: what runs, or every reason why not |
 //! | [`app`] | the wiring, top to bottom |
 //!
 //! # What is promised, and held by tests
@@ -82,6 +83,7 @@ pub mod log;
 pub mod notify;
 pub mod pack;
 pub mod pipeline;
+pub mod plan;
 pub mod pmacctconf;
 pub mod random;
 pub mod remote;

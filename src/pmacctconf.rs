@@ -156,6 +156,46 @@ impl Text {
     }
 }
 
+impl Text {
+    /// The line that counts for a key of pmacct's: the last one, whether it is for all plugins or for one that runs. (Seen on
+    /// 1.7.7: a line for all that stands behind one for a plugin replaces it.)
+    pub fn value(&self, key: &str) -> Option<&Line> {
+        self.foreign().filter(|line| line.key == key && self.is_for_a_plugin(line)).last()
+    }
+
+    /// Whether `key` is set to true.
+    pub fn is_true(&self, key: &str) -> bool {
+        self.value(key).and_then(|line| boolean(&line.value)).unwrap_or(false)
+    }
+
+    /// Whether a line is for all plugins, or for one that runs; pmacct ignores it otherwise.
+    pub fn is_for_a_plugin(&self, line: &Line) -> bool {
+        // Without names of their own, plugins have these.
+        const DEFAULT: [&str; 3] = ["default_nfprobe", "default_print", "default"];
+        let Some(name) = &line.plugin else { return true };
+        let named = self.foreign().filter(|line| line.key == "plugins").flat_map(|line| line.value.split(','));
+        let mut names = named.filter_map(|plugin| Some(plugin.split_once('[')?.1.trim().trim_end_matches(']').trim()));
+        DEFAULT.iter().any(|known| name.eq_ignore_ascii_case(known))
+            || names.any(|known| name.eq_ignore_ascii_case(known))
+    }
+}
+
+/// A boolean of pmacct's: true or false in any case, and nothing else.
+pub fn boolean(value: &str) -> Option<bool> {
+    [("true", true), ("false", false)].into_iter().find(|(word, _)| value.eq_ignore_ascii_case(word)).map(|(_, is)| is)
+}
+
+/// `print_output_separator`: one character, or `\t` or `\s` for a tab or a blank. None that stands in values, which pmacct would
+/// take: the rows could not be read again.
+pub fn separator(value: &str) -> Option<u8> {
+    match value.as_bytes() {
+        b"\\t" => Some(b'\t'),
+        b"\\s" => Some(b' '),
+        [byte] if byte.is_ascii_graphic() && !byte.is_ascii_alphanumeric() && !b".:-+".contains(byte) => Some(*byte),
+        _ => None,
+    }
+}
+
 impl Line {
     /// True for a `processor_*` key, also where the program's name is misspelt.
     pub fn is_ours(&self) -> bool {
@@ -331,6 +371,21 @@ mod tests {
         assert_eq!(faults, wanted);
         assert_eq!(Text::read(b"processor_ftp_pass\xa3\xbax").damaged[0].fault, Fault::WideColon, "of GBK");
         assert!(Text::read(b"\xff\xfep\0r\0").is_utf16 && Text::read(b"\0p\0r\0o\0c\0e\0s\0s\0o").is_utf16);
+    }
+
+    #[test]
+    fn the_last_line_counts_as_with_pmacct() {
+        let text = Text::read(b"plugins: print[a]\nx[a]: 1\nx: 2\nprint_y: 1\nprint_y[A]: 2\nprint_z: 1\nprint_z[b]: 2\nprint_w: True\nprint_v: 1\n");
+        let value = |key| text.value(key).map(|line| &*line.value);
+        assert_eq!(
+            (value("x"), value("print_y"), value("print_z"), value("none")),
+            (Some("2"), Some("2"), Some("1"), None)
+        );
+        assert!(text.is_true("print_w") && !text.is_true("print_v"));
+        assert_eq!(
+            (separator("\\s"), separator("\\t"), separator("|"), separator("ab"), separator("a")),
+            (Some(b' '), Some(b'\t'), Some(b'|'), None, None)
+        );
     }
 
     #[test]

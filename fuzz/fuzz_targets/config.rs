@@ -23,7 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
     let text = [bytes, b"\nprocessor_ftp_pass: ", PASSWORD.as_bytes(), b"\n"].concat();
     let nothing = |_: &std::path::Path| Err(io::ErrorKind::NotFound.into());
     let said = match Config::check(&text, &inputs, &nothing) {
-        Ok(config) => config.describe(),
+        Ok(config) => config.describe(&[]),
         Err(rejected) => rejected.to_string(),
     };
     assert!(!said.chars().any(|c| c.is_control() && c != '\n'), "{said:?}");

@@ -6,7 +6,7 @@ use super::{misused, print};
 use crate::check::HeaderMode;
 use crate::cli::Ddl;
 use crate::config::{Config, Inputs};
-use crate::pmacctconf::Line;
+use crate::pmacctconf;
 use crate::schema::Schema;
 use crate::schema::ddl::{Form, Headers, Times, columns, table};
 
@@ -23,7 +23,7 @@ pub(super) fn run(flags: &Ddl) -> u8 {
 }
 
 fn form(config: &Config, header: Option<&str>) -> Result<Form, String> {
-    let is_set = |key: &str| value(config, key).is_some_and(|entry| is_true(&entry.value));
+    let is_set = |key: &str| config.text.is_true(key);
     let (columns, separator) = match header {
         Some(line) => from_header(line)?,
         None => from_aggregate(config, is_set("nfacctd_stitching"))?,
@@ -52,28 +52,17 @@ fn from_header(line: &str) -> Result<(Vec<String>, char), String> {
 
 fn from_aggregate(config: &Config, stitching: bool) -> Result<(Vec<String>, char), String> {
     let path = config.path.display();
-    let aggregate = value(config, "aggregate").ok_or_else(|| {
+    let aggregate = config.text.value("aggregate").ok_or_else(|| {
         format!("{path}: there is no aggregate, which names the columns; give the files' header line with -header")
     })?;
     let columns = columns(&aggregate.value, stitching).map_err(|word| {
         let line = aggregate.number;
         format!("{path}:{line}: aggregate: the column of {word} is not known; give the files' header line with -header")
     })?;
-    let separator = match value(config, "print_output_separator").map(|entry| entry.value.as_str()) {
-        Some(r"\t") => '\t',
-        Some(text) => text.chars().next().unwrap_or(','),
-        None => ',',
-    };
-    Ok((columns, separator))
-}
-
-/// The key's last value for all plugins, else its last for one.
-fn value<'a>(config: &'a Config, key: &str) -> Option<&'a Line> {
-    let of_key = || config.text.foreign().filter(|entry| entry.key == key);
-    of_key().filter(|entry| entry.plugin.is_none()).last().or_else(|| of_key().last())
-}
-
-/// As pmacct reads it.
-fn is_true(value: &str) -> bool {
-    ["true", "1"].contains(&value.to_ascii_lowercase().as_str())
+    let Some(line) = config.text.value("print_output_separator") else { return Ok((columns, ',')) };
+    let separator = pmacctconf::separator(&line.value).ok_or_else(|| {
+        let number = line.number;
+        format!("{path}:{number}: print_output_separator: it takes one character that no value contains, \\t or \\s")
+    })?;
+    Ok((columns, char::from(separator)))
 }

@@ -87,7 +87,7 @@ pub static KEYS: &[Key] = &[
     key("processor_ftp_dir", Text, "/", "target directory, made when missing, every level"),
     key(
         "processor_ftp_timeout",
-        number(1, 3600, "seconds"),
+        number(1, 86_400, "seconds"),
         "60",
         "time without progress before a transfer is given up",
     ),
@@ -197,6 +197,18 @@ impl Key {
         (if is_meant { secret.1 } else { plain.1 }, is_meant)
     }
 
+    /// Whether `value` stands for the default, as it did in the Go program: numbers that mean nothing.
+    pub fn is_default_at(&self, value: &str) -> bool {
+        const KEYS: [&str; 4] = [
+            "processor_ftp_timeout",
+            "processor_ftp_port",
+            "processor_status_report_file_max_mb",
+            "processor_status_report_file_backups",
+        ];
+        let Kind::Number { least, .. } = self.kind else { return false };
+        KEYS.contains(&self.name) && value.parse().is_ok_and(|number: i64| number <= 0 && number < least.cast_signed())
+    }
+
     /// The default, where it is a value and not a description.
     pub fn default_value(&self) -> Option<&'static str> {
         (!self.default.starts_with('(')).then_some(self.default)
@@ -217,7 +229,9 @@ impl Kind {
             Self::Choice(words) => words.iter().any(|word| text.eq_ignore_ascii_case(word)),
             Self::Prefix => {
                 let bare = text.replace("{host}", "");
-                text.len() <= PREFIX && bare.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+                !text.starts_with('.')
+                    && text.len() <= PREFIX
+                    && bare.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
             }
             Self::Level => {
                 text.eq_ignore_ascii_case("auto") || whole(text).is_some_and(|level| (1..=9).contains(&level))
@@ -239,7 +253,7 @@ impl Kind {
             Self::Number { least, most, unit } => format!("a whole number of {unit} from {least} to {most}"),
             Self::Flag => "true, 1, yes, on, y or false, 0, no, off, n".to_owned(),
             Self::Choice(words) => words.join(" or "),
-            Self::Prefix => format!("up to {PREFIX} of A-Z a-z 0-9 . _ - and {{host}}"),
+            Self::Prefix => format!("up to {PREFIX} of A-Z a-z 0-9 . _ - and {{host}}, not beginning with a dot"),
             Self::Level => "auto or a whole number from 1 to 9".to_owned(),
             Self::Zone => "an IANA name as Asia/Shanghai, or an offset as UTC+8 or UTC-5".to_owned(),
             Self::Url => "http://HOST[:PORT]/PATH or https://HOST[:PORT]/PATH".to_owned(),
@@ -345,7 +359,7 @@ mod tests {
             (number, &["1", "8", "08"], &["0", "9", "+1", "-1", "1s", "1.0", "", "99999999999999999999"]),
             (Flag, &["true", "YES", "y", "0", "Off"], &["ja", "2", ""]),
             (Choice(&["a", "b"]), &["a", "B"], &["c", "a b"]),
-            (Prefix, &["flows_", "x-{host}.", ""], &["a/b", "{hots}", "流", "a b", "../"]),
+            (Prefix, &["flows_", "x-{host}.", ""], &["a/b", ".flows_", "{hots}", "流", "a b", "../"]),
             (Level, &["auto", "1", "9"], &["0", "10", "best"]),
             (
                 Url,

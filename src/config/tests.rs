@@ -184,6 +184,31 @@ fn odd_things_are_warnings() {
 }
 
 #[test]
+fn what_the_go_program_took_is_taken() {
+    let more = "processor_ftp_timeout: -1\nprocessor_ftp_port: 0\nprocessor_status_report_file_max_mb: 0\n\
+                processor_status_report_file_backups: -1\n";
+    let config = with(more);
+    let ftp = config.ftp.as_ref().unwrap();
+    assert_eq!((ftp.timeout, ftp.port, config.warnings.len()), (Duration::from_mins(1), 21, 4));
+    assert_eq!(with("processor_ftp_timeout: 7200\n").ftp.unwrap().timeout, Duration::from_hours(2));
+    let text = "processor_ftp_host:\u{3000}[::1]\u{a0}\nprocessor_ftp_user:\u{3000}u\u{a0}\nprocessor_ftp_pass:\u{3000}p\u{3000}\n";
+    let ftp = read(text).unwrap().ftp.unwrap();
+    assert_eq!((&*ftp.host, &*ftp.user, ftp.pass.reveal(), &*ftp.address()), ("::1", "u", "p", "[::1]:21"));
+}
+
+#[test]
+fn doubtful_values_are_warnings() {
+    for (line, said) in [
+        ("processor_ftp_dir: /a # old", "belongs to it"),
+        ("processor_ftp_dir: “/a”", "curly"),
+        ("processor_ftp_pass: \"p\"", "quotation marks"),
+    ] {
+        let warnings: Vec<_> = with(line).warnings.iter().map(|event| event.message(Lang::En)).collect();
+        assert!(warnings.iter().any(|warning| warning.contains(said)), "{line}: {warnings:?}");
+    }
+}
+
+#[test]
 fn a_right_value_mends_an_earlier_wrong_one() {
     assert_eq!(with("processor_ftp_port: x\nprocessor_ftp_port: 2121\n").ftp.unwrap().port, 2121);
     assert!(
@@ -246,7 +271,7 @@ fn single_faults() {
         ),
         (
             "processor_file_prefix: a/b",
-            "processor_file_prefix: a/b is not right; it takes up to 100 of A-Z a-z 0-9 . _ - and {host}",
+            "processor_file_prefix: a/b is not right; it takes up to 100 of A-Z a-z 0-9 . _ - and {host}, not beginning with a dot",
         ),
         ("processor_ftp_dir: /a\x1b[2Jb", r"/a\u{1b}[2Jb has a control character"),
         (
@@ -270,7 +295,7 @@ fn the_password_never_shows() {
          processor_status_report_url: http://u:{secret}@r/x\n"
     );
     let config = read(&text).unwrap();
-    assert!(!config.describe().contains(secret), "{}", config.describe());
+    assert!(!config.describe(&[]).contains(secret), "{}", config.describe(&[]));
     assert!(!format!("{:?}", config.warnings).contains(secret));
     let wrong = format!(
         "processor_ftp_pass: {secret}\tx\nprocessor_ftp_pass={secret}\nprocessor_status_report_url: x://u:{secret}@r\n"
@@ -385,7 +410,7 @@ proptest! {
                 let split = crate::source::pmacct::conf::split(&config.text, &|_| None);
                 let capture = crate::source::capture::Options::read(&config.text);
                 let loud: Vec<_> = config.warnings.iter().map(|event| format!("{} {} {:?}", event.message(Lang::En), event.message(Lang::Zh), event)).collect();
-                format!("{}{config:?}{loud:?}{split:?}{capture:?}{}{}", config.describe(), split.exporter, split.collector)
+                format!("{}{config:?}{loud:?}{split:?}{capture:?}{}{}", config.describe(&[]), split.exporter, split.collector)
             }
             Err(rejected) => format!("{rejected}{rejected:?}"),
         };
@@ -395,7 +420,7 @@ proptest! {
 
 #[test]
 fn check_prints_every_value_with_its_origin() {
-    let described = read(SAMPLE).unwrap().describe();
+    let described = read(SAMPLE).unwrap().describe(&[]);
     assert_eq!(described, include_str!("../../tests/it/golden/check.txt"));
 }
 
@@ -427,6 +452,7 @@ fn a_file_that_cannot_be_read() {
 fn host_names_become_parts_of_file_names() {
     assert_eq!(file_name_part("probe.example"), "probe.example");
     assert_eq!(file_name_part("a/b ü"), "a-b--");
+    assert_eq!(file_name_part(".probe"), "-probe");
     assert_eq!(file_name_part(&"x".repeat(200)).len(), 63);
 }
 
@@ -440,7 +466,7 @@ proptest! {
     fn any_value_of_any_key_is_checked(index in 0..KEYS.len(), value in "\\PC{0,30}") {
         let text = format!("{}: {value}\n", KEYS[index].name);
         match read(&text) {
-            Ok(config) => { config.describe(); }
+            Ok(config) => { config.describe(&[]); }
             Err(rejected) => prop_assert!(!rejected.0.is_empty()),
         }
     }

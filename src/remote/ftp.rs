@@ -36,7 +36,8 @@ use suppaftp::{
 
 use super::reply;
 use super::socket::{self, Resolver};
-use super::tls::{self, Trust, TrustError, Versions};
+pub use super::tls::TrustError;
+use super::tls::{self, Trust, Versions};
 use super::watchdog::{Watch, Watchdog};
 use super::{Remote, RemoteError, Scope, Session, Upload};
 use crate::secret::Secret;
@@ -52,6 +53,20 @@ pub enum Tls {
         /// `processor_ftp_tls_ca`.
         ca: Option<PathBuf>,
     },
+}
+
+impl Tls {
+    /// Whether there are certificates to trust in, where they are needed.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read or has none; the system has none.
+    pub fn test(&self) -> Result<(), TrustError> {
+        match self {
+            Self::Off => Ok(()),
+            Self::Explicit { ca } => Trust::load(ca.as_deref()).map(drop),
+        }
+    }
 }
 
 /// `processor_ftp_mode`: who opens the data connection.

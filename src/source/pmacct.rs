@@ -102,7 +102,7 @@ pub enum PlanError {
 }
 
 fn told(path: &Path, findings: &[conf::Finding]) -> String {
-    let fatal = findings.iter().filter(|finding| finding.gravity == conf::Gravity::Fatal);
+    let fatal = findings.iter().filter(|finding| finding.is_fatal());
     let told = fatal.map(|finding| match finding.line {
         Some(line) => format!("{}:{line}: {finding}", path.display()),
         None => format!("{}: {finding}", path.display()),
@@ -136,14 +136,18 @@ impl Plan {
 }
 
 impl Plan {
+    /// What runs, but not as its line seems to mean.
+    pub fn warnings(&self) -> Vec<String> {
+        let path = self.config_path.display();
+        let place = |line: Option<u32>| line.map_or_else(|| path.to_string(), |line| format!("{path}:{line}"));
+        self.split.findings.iter().map(|finding| format!("configuration {}: {finding}", place(finding.line))).collect()
+    }
+
     /// Both daemons' files and what differs from the operator's, for `processor check`.
     pub fn describe(&self) -> String {
         use std::fmt::Write as _;
         let mut text = String::new();
         // A `String` takes every write.
-        for finding in &self.split.findings {
-            let _ = writeln!(text, "{}:{}: {finding}", self.config_path.display(), finding.line.unwrap_or(0));
-        }
         for change in &self.split.changes {
             let _ = writeln!(text, "{change}");
         }

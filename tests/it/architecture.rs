@@ -20,6 +20,7 @@ const ROWS: &[&[&str]] = &[
     &["pipeline"],
     &["report", "status"],
     &["config", "cli"],
+    &["plan"],
     &["app"],
 ];
 

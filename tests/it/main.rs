@@ -9,6 +9,7 @@ mod capture_files;
 mod capture_kinds;
 mod capture_live;
 mod capture_run;
+mod configs;
 mod connect;
 mod crash;
 mod delivery;

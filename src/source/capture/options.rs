@@ -10,7 +10,7 @@ use crate::clock::Zone;
 use crate::flow::aggregate::{Aggregate, Primitive};
 use crate::flow::print::TimeFormat;
 use crate::flow::table::{MAX_FLOWS, Timeouts};
-use crate::pmacctconf::{Line, Text};
+use crate::pmacctconf::{self, Line, Text};
 use crate::secret;
 
 /// Whether pmacct counts something else by this key, so that rows without it differ from pmacct's.
@@ -138,35 +138,18 @@ impl Options {
         }
     }
 
-    /// Reads the keys in the order of the file; the last of a key counts, and one for a plugin by name counts more than one for
-    /// all. Returns the keys that capture does not use beside the settings.
+    /// Reads the keys in the order of the file; the last of a key counts, whether it is for all plugins or for one. Returns the keys that capture does not use beside the settings.
     ///
     /// # Errors
     ///
     /// Every key that is wrong, all at once.
     pub fn read(text: &Text) -> Result<(Self, Vec<Line>), Vec<KeyError>> {
         let mut reader = Reader::default();
-        let plugins = plugin_names(text);
-        let (named, for_all): (Vec<_>, Vec<_>) = text.foreign().partition(|key| key.plugin.is_some());
-        for key in for_all.into_iter().chain(named) {
-            match &key.plugin {
-                Some(name) if !plugins.contains(&name.to_ascii_lowercase()) => reader.unused.push(key.clone()),
-                _ => reader.key(key),
-            }
+        for line in text.foreign() {
+            if text.is_for_a_plugin(line) { reader.key(line) } else { reader.unused.push(line.clone()) }
         }
         reader.finish(text)
     }
-}
-
-/// The names that `[name]` may have: those that `plugins` gives, and pmacct's own for plugins without one.
-fn plugin_names(text: &Text) -> Vec<String> {
-    let mut names = vec!["default_nfprobe".to_owned(), "default_print".to_owned(), "default".to_owned()];
-    for plugin in text.foreign().filter(|key| key.key == "plugins").flat_map(|key| key.value.split(',')) {
-        if let Some((_, name)) = plugin.split_once('[') {
-            names.push(name.trim().trim_end_matches(']').trim().to_ascii_lowercase());
-        }
-    }
-    names
 }
 
 /// What the keys have said so far.
@@ -257,13 +240,9 @@ impl Reader {
                 self.wrong::<()>(key, "capture prints csv only");
             }
             "print_output" | "plugins" | "daemonize" => {}
-            "print_output_separator" => match key.value.as_bytes() {
-                b"\\t" => self.settings().separator = b'\t',
-                b"\\s" => self.settings().separator = b' ',
-                [byte] if byte.is_ascii_graphic() && !byte.is_ascii_alphanumeric() && !b".:-+".contains(byte) => {
-                    self.settings().separator = *byte;
-                }
-                _ => {
+            "print_output_separator" => match pmacctconf::separator(&key.value) {
+                Some(separator) => self.settings().separator = separator,
+                None => {
                     self.wrong::<()>(key, "it takes one character that no value contains, \\t or \\s");
                 }
             },
@@ -306,10 +285,9 @@ impl Reader {
             "timestamps_utc" => &mut self.utc,
             _ => return self.unused.push(key.clone()),
         };
-        match key.value.to_ascii_lowercase().as_str() {
-            "true" => *place = true,
-            "false" => *place = false,
-            _ => {
+        match pmacctconf::boolean(&key.value) {
+            Some(is) => *place = is,
+            None => {
                 self.wrong::<()>(key, "it takes true or false");
             }
         }
@@ -337,11 +315,7 @@ impl Reader {
         }
         options.filter = filter;
         match input {
-            Some(input) if self.errors.is_empty() => {
-                // In the order of the file again: names come after the keys for all while reading.
-                self.unused.sort_by_key(|key| key.number);
-                Ok((Options { input, ..options }, self.unused))
-            }
+            Some(input) if self.errors.is_empty() => Ok((Options { input, ..options }, self.unused)),
             _ => {
                 self.errors.sort_by_key(|error| error.line);
                 Err(self.errors)

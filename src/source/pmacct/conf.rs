@@ -32,6 +32,8 @@ pub struct Split {
     pub listen: SocketAddr,
     /// Whether the exporter reads a capture file, so that it ends by itself.
     pub offline: bool,
+    /// Time from one printing to the next, seconds.
+    pub window_secs: u64,
     /// pmacct's own secrets in the two files, for what the daemons say.
     pub secrets: Vec<Secret>,
 }
@@ -57,7 +59,7 @@ impl Split {
 
     /// Whether a finding forbids the start.
     pub fn is_fatal(&self) -> bool {
-        self.findings.iter().any(|finding| finding.gravity == Gravity::Fatal)
+        self.findings.iter().any(Finding::is_fatal)
     }
 }
 
@@ -158,6 +160,13 @@ pub struct Finding {
     pub what: Fault,
 }
 
+impl Finding {
+    /// Whether it forbids the start.
+    pub fn is_fatal(&self) -> bool {
+        self.gravity == Gravity::Fatal
+    }
+}
+
 /// What can be wrong with a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -235,6 +244,8 @@ pub const MAX_LINES: u32 = 8_224;
 const COLLECTOR_SOCKET_BYTES: u32 = 4_194_304;
 /// Ring between a core and its plugin, bytes. At the default of 4 MB a burst of 22,000 records lost 63 %, unlogged.
 const PLUGIN_RING_BYTES: u32 = 104_857_600;
+/// pmacct's default window, seconds.
+const DEFAULT_WINDOW: u64 = 60;
 /// pmacct's default port on both sides.
 const DEFAULT_PORT: u16 = 2100;
 
@@ -334,6 +345,11 @@ pub fn split(text: &Text, try_filter: TryFilter<'_>) -> Split {
     made.findings.sort_by_key(|finding| (finding.line.unwrap_or(u32::MAX), finding.key.clone()));
     let [collector, exporter] = made.files;
     Split {
+        // pmacct goes on with its default where a value is no number.
+        window_secs: text
+            .value("print_refresh_time")
+            .and_then(|line| line.value.parse().ok())
+            .unwrap_or(DEFAULT_WINDOW),
         // A routing key is no secret, and its word may stand in any message.
         secrets: entries
             .iter()

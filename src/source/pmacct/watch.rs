@@ -74,7 +74,7 @@ impl Watch<'_> {
             is_version_told: false,
             flushed_in: 0,
             printing: None,
-            window: window(self.plan.split.text(Daemon::Collector)),
+            window: self.plan.split.window_secs,
             at: self,
         };
         loop {
@@ -113,12 +113,6 @@ struct Turn<'a> {
 
 fn since_1970() -> Duration {
     clock::now().signed_duration_since(DateTime::UNIX_EPOCH).to_std().unwrap_or_default()
-}
-
-/// The window in the collector's file, seconds; pmacct's default is 60.
-fn window(conf: &str) -> u64 {
-    let values = conf.lines().filter_map(|line| line.strip_prefix("print_refresh_time")?.split_once(':'));
-    values.filter_map(|(_, value)| value.trim().parse().ok()).next_back().unwrap_or(60)
 }
 
 /// Whether a window of this length ends two seconds after the second `now`, when one has ended in the second `printing`.
@@ -486,8 +480,5 @@ mod tests {
         assert_eq!(bad(5), [103]);
         assert!(bad(60).is_empty());
         assert!(is_two_before_a_window(158, 100, 60));
-        assert_eq!(window("a: 1\nprint_refresh_time: 30\n"), 30);
-        assert_eq!(window("print_refresh_time[csv]: 7\n"), 7);
-        assert_eq!(window("print_output: csv\n"), 60);
     }
 }
