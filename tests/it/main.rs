@@ -6,6 +6,7 @@ mod backlog;
 mod capture;
 mod capture_chain;
 mod capture_files;
+mod capture_judged;
 mod capture_kinds;
 mod capture_live;
 mod capture_run;

@@ -287,8 +287,8 @@ impl Savefile {
             [0x34, 0xcd, 0xb2, 0xa1] => (Order::Little, 6, 24, 24),
             [0xa1, 0xb2, 0xcd, 0x34] => (Order::Big, 6, 24, 24),
             // Ixia's, of its hardware and of its software: the bytes of all records follow the header.
-            [0xab | 0xac, 0x01, 0x00, 0x1c] => (Order::Little, 9, 28, 16),
-            [0x1c, 0x00, 0x01, 0xab | 0xac] => (Order::Big, 9, 28, 16),
+            [0xab | 0xac, 0x01, 0x00, 0x1c] => (Order::Little, 6, 28, 16),
+            [0x1c, 0x00, 0x01, 0xab | 0xac] => (Order::Big, 6, 28, 16),
             [0x0a, 0x0d, 0x0d, 0x0a] => {
                 self.format = Format::Pcapng { order: Order::Little, interfaces: Vec::new() };
                 return self.block();
@@ -568,8 +568,8 @@ mod tests {
         for (magic, after_file_header, after_header, fraction) in [
             ([0x34, 0xcd, 0xb2, 0xa1], 0, 8, 5),
             ([0xa1, 0xb2, 0xcd, 0x34], 0, 8, 5),
-            ([0xac, 0x01, 0x00, 0x1c], 4, 0, 5_999),
-            ([0x1c, 0x00, 0x01, 0xab], 4, 0, 5_999),
+            ([0xac, 0x01, 0x00, 0x1c], 4, 0, 5),
+            ([0x1c, 0x00, 0x01, 0xab], 4, 0, 5),
         ] {
             let mut file = pcap([magic[0], 0, 0, 0], 1, &[]);
             if matches!(magic[0], 0xa1 | 0x1c) {

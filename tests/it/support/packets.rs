@@ -117,7 +117,9 @@ pub const LINUX_SLL: u32 = 113;
 pub const LINUX_SLL2: u32 = 276;
 pub const RAW: u32 = 101;
 pub const LOOPBACK: u32 = 0;
-pub const LINK_TYPES: [u32; 5] = [ETHERNET, LINUX_SLL, LINUX_SLL2, RAW, LOOPBACK];
+/// Every link type that is decoded, once; those that begin with IP have one number here.
+pub const LINK_TYPES: [u32; 19] =
+    [ETHERNET, LINUX_SLL, LINUX_SLL2, RAW, LOOPBACK, 9, 50, 51, 166, 204, 104, 100, 6, 10, 105, 127, 119, 163, 192];
 
 /// What to make; all `true` makes everything.
 #[derive(Debug, Clone, Copy)]
@@ -197,10 +199,10 @@ impl Maker {
         self.out.remove(0)
     }
 
-    /// Time goes on by up to 20 ms, and now and then by a second or a minute.
+    /// Time goes on by up to 20 ms, and now and then by a second or half a minute.
     fn tick(&mut self) -> u64 {
         self.micros += match self.rng.below(400) {
-            0 => 1_000_000 + self.rng.below(60_000_000),
+            0 => 1_000_000 + self.rng.below(25_000_000),
             1..5 => self.rng.below(1_500_000),
             _ => 1 + self.rng.below(20_000),
         };
@@ -448,13 +450,17 @@ impl Maker {
         let mut link = Below::default();
         let mac = |n: u64| [2, 0, 0, 0, 0, n as u8];
         let mut bytes = Vec::new();
-        let (stack, final_type) = match link_type {
+        match link_type {
             RAW => return (bytes, link),
             LOOPBACK => {
-                let family: u32 = if v6 { self.rng.pick(&[10, 24, 28, 30]) } else { 2 };
+                let family: u32 = if v6 { self.rng.pick(&[24, 28, 30]) } else { 2 };
                 bytes.extend(if self.rng.once_in(2) { family.to_le_bytes() } else { family.to_be_bytes() });
                 return (bytes, link);
             }
+            ETHERNET | LINUX_SLL | LINUX_SLL2 => {}
+            rarer => return self.rarer_link(rarer, v6),
+        }
+        let (stack, final_type) = match link_type {
             // pmacctd looks for tags behind Ethernet only.
             LINUX_SLL if !self.kinds.beyond_pmacct => (Vec::new(), if v6 { 0x86dd } else { 0x0800 }),
             _ => self.stack(&mut link, v6),
@@ -486,6 +492,74 @@ impl Maker {
         }
         bytes.extend(stack);
         (bytes, link)
+    }
+
+    /// The bytes before an IP header on links that a usual probe does not have.
+    fn rarer_link(&mut self, link_type: u32, v6: bool) -> (Vec<u8>, Below) {
+        let mut link = Below { src_mac: [2, 0, 0, 0, 0, self.rng.below(3) as u8], ..Below::default() };
+        link.dst_mac = [2, 0, 0, 0, 0, 10 + self.rng.below(3) as u8];
+        let (ethertype, ppp): ([u8; 2], u8) = if v6 { ([0x86, 0xdd], 0x57) } else { ([8, 0], 0x21) };
+        let cisco = [&[self.rng.pick(&[0x0f, 0x8f]), 0][..], &ethertype].concat();
+        // The protocol in two bytes, or in one.
+        let ppp = if self.rng.once_in(4) { vec![ppp] } else { vec![0, ppp] };
+        let framed = if self.rng.once_in(2) { [&[0xff, 3][..], &ppp].concat() } else { ppp.clone() };
+        let llc = [&[0xaa, 0xaa, 3, 0, 0, 0][..], &ethertype].concat();
+        let macs = [link.dst_mac, link.src_mac].concat();
+        let bytes = match link_type {
+            9 => framed,
+            50 if self.rng.once_in(2) => cisco,
+            50 => framed,
+            51 => [&[0x11, 0, 0, 1, 5, 220][..], &ppp].concat(),
+            166 => [&[self.rng.pick(&[0, 1]), 3, 0][..], &ppp[ppp.len() - 1..]].concat(),
+            204 => [vec![self.rng.pick(&[0, 1])], framed].concat(),
+            104 => cisco,
+            100 => return (llc, Below::default()),
+            10 => return ([vec![0x50], macs, llc].concat(), link),
+            6 => {
+                let (mut macs, mut routing) = (macs, Vec::new());
+                if self.rng.once_in(2) {
+                    macs[6] |= 0x80;
+                    routing = vec![6, 0, 0, 17, 0, 32];
+                }
+                return ([vec![0x10, 0x40], macs, routing, llc].concat(), link);
+            }
+            _ => {
+                let before = match link_type {
+                    // Without fields; with a time and flags.
+                    127 if self.rng.once_in(2) => vec![0, 0, 8, 0, 0, 0, 0, 0],
+                    127 => vec![0, 0, 17, 0, 3, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0],
+                    119 => [&[0x44, 0, 0, 0, 144, 0, 0, 0][..], &[0; 136]].concat(),
+                    163 => [&[0x80, 0x21, 0x10, 1, 0, 0, 0, 64][..], &[0; 56]].concat(),
+                    192 => vec![0, 0, 8, 0, 105, 0, 0, 0],
+                    _ => Vec::new(),
+                };
+                return ([before, self.wireless(&link), llc].concat(), link);
+            }
+        };
+        (bytes, Below::default())
+    }
+
+    /// The header of an 802.11 data frame, one of its four kinds, with or without quality of service.
+    fn wireless(&mut self, link: &Below) -> Vec<u8> {
+        let kind = self.rng.below(4) as u8;
+        let quality = self.rng.once_in(2);
+        let station = [2, 0, 0, 0, 0, 77];
+        let [first, second, third] = match kind {
+            0 => [link.dst_mac, link.src_mac, station],
+            1 => [station, link.src_mac, link.dst_mac],
+            2 => [link.dst_mac, station, link.src_mac],
+            _ => [station, station, link.dst_mac],
+        };
+        let mut bytes = vec![if quality { 0x88 } else { 8 }, kind, 0, 0];
+        bytes.extend([first, second, third].concat());
+        bytes.extend([0x10, 0]);
+        if kind == 3 {
+            bytes.extend(link.src_mac);
+        }
+        if quality {
+            bytes.extend([0, 0]);
+        }
+        bytes
     }
 
     /// Tags, PPPoE and labels between the link header and IP, and the type of the first of them.
@@ -522,7 +596,7 @@ impl Maker {
                 0x86dd => 0x0057,
                 _ => 0x0281,
             };
-            inner.splice(0..0, [&[0x11, 0, 0, 1, 0, 0][..], &protocol.to_be_bytes()].concat());
+            inner.splice(0..0, [&[0x11, 0, 0, 1, 5, 220][..], &protocol.to_be_bytes()].concat());
             final_type = 0x8864;
         }
         for at in 0..types.len() {
@@ -560,7 +634,7 @@ impl Maker {
         let (mut bytes, link) = self.link(link_type, false);
         let head = bytes.len();
         let ip_len = ip.len() as u64;
-        let raw = matches!(link_type, RAW | LOOPBACK);
+        let raw = !matches!(link_type, ETHERNET | LINUX_SLL | LINUX_SLL2);
         let (reason, kept, wire) = match self.rng.below(10) {
             0 if !raw => {
                 // ARP.
