@@ -8,7 +8,7 @@
 //! capabilities that every other thread has given up, so one thread keeps them and does nothing else ([`Opener`]).
 
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -221,7 +221,7 @@ impl Live {
             let mut threads = Vec::new();
             let mut refused = None;
             let places = interfaces.into_iter().flat_map(|(name, opened)| {
-                let seats: Seats = (0..shares).map(|_| Mutex::new(None)).collect();
+                let seats: Seats = (0..shares).map(|_| bounded(1)).collect();
                 let mut opened = opened.into_iter();
                 (0..shares).map(move |share| (name.clone(), share, opened.next(), Arc::clone(&seats)))
             });
@@ -269,7 +269,7 @@ impl Live {
 }
 
 /// Where the thread that opens an interface again puts the shares of the others.
-type Seats = Arc<[Mutex<Option<Interface>>]>;
+type Seats = Arc<[(Sender<Interface>, Receiver<Interface>)]>;
 
 /// The system's index of an interface, `None` when it does not exist.
 fn index_of(name: &str) -> Option<u32> {
@@ -497,9 +497,8 @@ impl Worker<'_> {
     /// Opens the interface when it is there again; true when it has been opened.
     fn seek(&mut self) -> bool {
         if self.share > 0 {
-            let mut seat = self.seats[self.share as usize].lock().unwrap_or_else(PoisonError::into_inner);
             // What was put here for a thread that was late may be gone again.
-            self.interface = seat.take().filter(Interface::is_there);
+            self.interface = self.seats[self.share as usize].1.try_recv().ok().filter(Interface::is_there);
             return self.interface.is_some();
         }
         let is_there = self.name == "any" || index_of(&self.name).is_some() && !is_down(&self.name);
@@ -509,10 +508,13 @@ impl Worker<'_> {
         self.tried = Some(Instant::now());
         match self.opener.open(&self.name) {
             Ok(opened) => {
-                for (seat, interface) in self.seats.iter().zip(opened) {
-                    *seat.lock().unwrap_or_else(PoisonError::into_inner) = Some(interface);
+                let mut opened = opened.into_iter();
+                self.interface = opened.next();
+                for ((put, take), interface) in self.seats.iter().skip(1).zip(opened) {
+                    // In the place of one that nobody has taken; this is the only thread that puts.
+                    let _ = take.try_recv();
+                    let _ = put.try_send(interface);
                 }
-                self.interface = self.seats[0].lock().unwrap_or_else(PoisonError::into_inner).take();
                 let away = self.end_away();
                 self.tried = None;
                 self.say(Event::CaptureFound { interface: self.name.clone(), away });
