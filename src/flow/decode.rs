@@ -26,7 +26,7 @@ pub enum LinkType {
     LinuxSll2,
     /// 12, 14, 101, 228, 229: IP from the first byte on.
     RawIp,
-    /// 0, 108: a four-byte address family of BSD, then IP.
+    /// 0, 108: a four-byte address family, in either byte order and of any system, then IP.
     Loopback,
     /// 9, 50: PPP, with or without HDLC's address and control before it; Cisco's HDLC in 50.
     Ppp,
@@ -271,9 +271,13 @@ impl Decoder {
     fn rarer(&mut self, link_type: LinkType, frame: &[u8]) -> Result<Packet, Halt> {
         match link_type {
             LinkType::Loopback => {
-                let (_family, rest) = take::<4>(frame)?;
-                // The families of the BSDs differ and come in either byte order; the IP version says the same.
-                self.ip_by_version(rest)
+                let (family, rest) = take::<4>(frame)?;
+                let family = if family[0] == 0 { u32::from_be_bytes(*family) } else { u32::from_le_bytes(*family) };
+                match family {
+                    // IPv6 is 10 on Linux, 23 on Windows, 24 on NetBSD and OpenBSD, 26 on Solaris, 28 on FreeBSD, 30 on macOS.
+                    2 | 10 | 23 | 24 | 26 | 28 | 30 => self.ip_by_version(rest),
+                    _ => Err(Reject::NotIp.into()),
+                }
             }
             LinkType::Ppp => match frame {
                 // Cisco's HDLC to one station or to all; no protocol of PPP begins so.

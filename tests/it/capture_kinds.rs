@@ -472,3 +472,13 @@ fn no_gap_and_no_time_out_costs_much() {
     assert_eq!(packets, 30_001);
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }
+
+#[test]
+fn no_row_is_made_of_another_familys_bytes() {
+    // AppleTalk, whose first byte looks like IP's.
+    let datagram = v4(1, 17, &udp(7, 8));
+    let frames = [16u32.to_le_bytes(), 16u32.to_be_bytes()].map(|family| whole(T, [&family[..], &datagram].concat()));
+    let good = whole(T, [&2u32.to_le_bytes()[..], &datagram].concat());
+    let [first, second] = frames;
+    assert_eq!(rows(&pcap(0, &[first, second, good]), "aggregate: src_host"), ["10.0.0.1,1,36"]);
+}
