@@ -690,11 +690,12 @@ fn extension_headers(mut next: u8, mut rest: Payload, is_cut: bool) -> Result<(u
             }
             _ => (usize::from(header[1]) + 1) * 8,
         };
+        next = header[0];
         rest = match rest.skip(len) {
-            Err(Halt::Ends) if is_cut => return Ok((next, fragment, rest)),
+            // What follows is named, but nothing of it was kept.
+            Err(Halt::Ends) if is_cut => return Ok((next, fragment, Payload { here: &[], missing: rest.missing })),
             skipped => skipped?,
         };
-        next = header[0];
     }
 }
 

@@ -274,6 +274,7 @@ fn what_is_whole_of_a_cut_frame_is_counted() {
         cut(&stream, 48),
         cut(&options, 36),
         cut(&headers, 60),
+        cut(&headers, 14 + 40 + 16),
         cut(&headers, 14 + 40 + 24),
         cut(&headers, 14 + 40 + 24 + 4),
         // Cut on the wire, not by the capture.
@@ -287,7 +288,7 @@ fn what_is_whole_of_a_cut_frame_is_counted() {
         "10.0.0.1,0,0,0,17,3,108",
         "10.0.0.1,1,2,18,6,2,80",
         "10.0.0.1,1000,53,0,17,1,36",
-        "2001:db8::1,0,0,0,17,1,80",
+        "2001:db8::1,0,0,0,17,2,160",
         "2001:db8::1,0,0,0,60,1,80",
         "2001:db8::1,5,53,0,17,1,80",
     ];
