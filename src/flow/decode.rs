@@ -662,8 +662,8 @@ impl<'a> Payload<'a> {
 }
 
 /// Skips the extension headers that RFC 8200 and RFC 4302 define. Every one has at least eight bytes, so a hostile chain is
-/// no longer than the packet. ESP, mobility and unknown headers end the chain and are the protocol; so is, where the capture cut
-/// the frame, the header that was cut.
+/// no longer than the packet. ESP, mobility and unknown headers end the chain and are the protocol; so is, where the
+/// capture cut the frame, what the last header names of which anything was kept.
 #[inline]
 fn extension_headers(mut next: u8, mut rest: Payload, is_cut: bool) -> Result<(u8, Fragment, Payload), Halt> {
     let mut fragment = Fragment::No;
@@ -673,7 +673,11 @@ fn extension_headers(mut next: u8, mut rest: Payload, is_cut: bool) -> Result<(u
         }
         let header = match rest.first(8) {
             Ok(header) => header,
-            Err(Halt::Ends) if is_cut => return Ok((next, fragment, rest)),
+            // What follows is named by the first byte.
+            Err(Halt::Ends) if is_cut => {
+                let next = rest.here.first().copied().unwrap_or(next);
+                return Ok((next, fragment, Payload { here: &[], missing: rest.missing }));
+            }
             Err(halt) => return Err(halt),
         };
         let len = match next {
@@ -692,7 +696,7 @@ fn extension_headers(mut next: u8, mut rest: Payload, is_cut: bool) -> Result<(u
         };
         next = header[0];
         rest = match rest.skip(len) {
-            // What follows is named, but nothing of it was kept.
+            // Nothing of what follows was kept.
             Err(Halt::Ends) if is_cut => return Ok((next, fragment, Payload { here: &[], missing: rest.missing })),
             skipped => skipped?,
         };
