@@ -506,9 +506,8 @@ impl Maker {
         let llc = [&[0xaa, 0xaa, 3, 0, 0, 0][..], &ethertype].concat();
         let macs = [link.dst_mac, link.src_mac].concat();
         let bytes = match link_type {
-            9 => framed,
             50 if self.rng.once_in(2) => cisco,
-            50 => framed,
+            9 | 50 => framed,
             51 => [&[0x11, 0, 0, 1, 5, 220][..], &ppp].concat(),
             166 => [&[self.rng.pick(&[0, 1]), 3, 0][..], &ppp[ppp.len() - 1..]].concat(),
             204 => [vec![self.rng.pick(&[0, 1])], framed].concat(),
