@@ -438,17 +438,20 @@ impl Given {
     }
 
     /// Lines that cannot be read, or that nobody may see. Nothing of them is shown: any of them may hold the password.
-    fn name_damage(&mut self, text: &pmacctconf::Text) {
-        for damaged in text.damaged.iter().filter(|damaged| damaged.is_ours()) {
+    fn name_damage(&mut self, file: &pmacctconf::Text) {
+        for damaged in file.damaged.iter().filter(|damaged| damaged.is_ours()) {
             let (key, _) = Key::meant(|name, _| damaged.slips_from(name), false);
             let key = if damaged.slips_from(key.name) <= MOST_SLIPS { key.name } else { pmacctconf::OURS };
             self.problem(&Origin::Line(damaged.number), key, damaged.fault.to_string());
         }
-        for &(number, why) in &text.withheld {
+        for &(number, why) in &file.withheld {
             match why {
                 Withheld::TwoLines => {
-                    let text = "holds a second key, that of a secret, behind the first; write one key a line";
-                    self.problem(&Origin::Line(number), "the line", text.to_owned());
+                    let text =
+                        "holds a control character or a second key, perhaps that of a secret; write one key a line";
+                    let line = file.ours().find(|line| line.number == number);
+                    let key = line.and_then(|line| Key::named(&line.key)).map_or("the line", |key| key.name);
+                    self.problem(&Origin::Line(number), key, text.to_owned());
                 }
                 Withheld::Unknown => {
                     let (path, line) = (self.path.clone(), u64::from(number));

@@ -125,6 +125,9 @@ impl Text {
                 Ok(line) if guess::holds_line(&line.value) => {
                     behind_secret = true;
                     text.withheld.push((number, Withheld::TwoLines));
+                    if line.is_ours() {
+                        text.lines.push(Line { value: String::new(), ..line });
+                    }
                 }
                 Ok(line) if line.is_ours() => {
                     behind_secret = guess::begins_like_secret(&line.key);

@@ -467,7 +467,7 @@ fn a_configuration_that_cannot_work_is_refused_before_the_start() {
         ("nfacctd_port: 9996", "nfprobe_receiver: pmacctd would send to 127.0.0.1:9995"),
         ("print_output: table", "print_output: with 'table' the rows are not CSV"),
         ("pre_tag_map: /a[b", "'[' and ']' must pair"),
-        ("nfacctd_time_new", "pmacct.conf:12: nfacctd_time_new: a line without ':', on which pmacct ends"),
+        ("nfacctd_time_new", "pmacct.conf:12: the line: its key is not followed by a colon"),
     ] {
         let conf = format!("{CONF}{line}\n");
         let error = Plan::new(options(&conf, "/nowhere".into())).unwrap_err();
