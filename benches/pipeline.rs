@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use processor::check;
 use processor::clock::Zone;
+use processor::end::End;
 use processor::log::Log;
 use processor::pack::Level;
-use processor::pipeline::{self, Outcome, Parts};
+use processor::pipeline::{self, Outcome, Parts, Pipeline};
 use processor::sample::{self, HEADER, Rows};
 use processor::shutdown::Shutdown;
 use processor::source::{Sink, Source, SourceEnd, SourceError};
@@ -53,14 +54,13 @@ fn parts(rows: &Arc<[u8]>, dir: &tempfile::TempDir, level: Level) -> Parts {
             flush_interval: Duration::from_secs(1),
             rotate_interval: Duration::from_mins(10),
             rotate_bytes: 100 << 20,
-            shutdown_timeout: Duration::from_secs(8),
         },
         source: Box::new(Memory(Arc::clone(rows))),
         check,
         level,
         spool,
         upload: None,
-        shutdown,
+        end: End::new(shutdown, Duration::from_secs(8)),
         stats,
         log,
     }
@@ -80,8 +80,8 @@ fn whole(criterion: &mut Criterion) {
                     (parts(&rows, &dir, level), dir)
                 },
                 |(parts, dir)| {
-                    let outcome = pipeline::run(parts);
-                    assert!(matches!(outcome, Ok(Outcome::Sealed { .. })), "{outcome:?}");
+                    let outcome = Pipeline::start(parts).expect("threads").wait();
+                    assert!(matches!(outcome, Outcome::Sealed { .. }), "{outcome:?}");
                     dir
                 },
                 BatchSize::PerIteration,

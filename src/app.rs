@@ -1,7 +1,6 @@
 //! The wiring, top to bottom: a command becomes rooms, rooms become a running pipeline, its outcome an exit code. The only
 //! file that knows everyone; it decides nothing that a room could decide.
 
-use std::convert::Infallible;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -11,11 +10,13 @@ use crossbeam_channel::{Sender, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::check::HeaderMode;
 use crate::cli::{Check, Command, Run, Sample};
 use crate::config::{Config, Inputs, keys};
+use crate::end::{End, Part};
 use crate::log::{self, Event, Log};
 use crate::notify::{self, State};
-use crate::pipeline::{self, Outcome, Parts};
+use crate::pipeline::{Outcome, Parts, Pipeline};
 use crate::plan::Plan;
 use crate::remote::ftp::{self, Ftp};
 use crate::report::{self, Reporter};
@@ -24,7 +25,7 @@ use crate::source::Source;
 use crate::spool::{self, OpenError, Spool};
 use crate::stats::Stats;
 use crate::status::{self, Status};
-use crate::threads::{Running, spawn};
+use crate::threads::{NoResult, Running, spawn};
 use crate::uploader::{self, Uploader};
 use crate::{sample, secret};
 
@@ -83,34 +84,44 @@ fn collect(flags: Run) -> u8 {
     config.warnings.iter().cloned().for_each(|warning| log.event(warning));
     // Before every other thread: a thread can only give up its own capabilities.
     let source = source::open(source, &config.path, &stats, &log);
-    let shutdown = signals(&log);
+    let end = match signals(&log, config.shutdown_timeout) {
+        Ok(end) => end,
+        Err(error) => return failed(&format!("cannot watch for signals: {error}")),
+    };
     // After the handlers are in place: whoever sees a log line may send a signal at once.
     let progress = Progress::new(config.log.lang);
     let stderr = progress.stderr();
     let started_threads = spawn("log", move || writer.run(stderr)).and_then(|_| progress.watch(&stats, &log));
     let watch = match started_threads {
         Ok(watch) => watch,
-        Err(error) => return misused(&format!("cannot start a thread: {error}")),
+        Err(error) => return failed(&format!("cannot start a thread: {error}")),
     };
     log::install(&log);
-    let opened = source.and_then(|source| Ok((source, shutdown?)));
-    let code = opened.and_then(|opened| started_code(config, opened, &stats, &log)).unwrap_or_else(|failure| {
+    let code = source.and_then(|source| started_code(config, source, &end, &stats, &log)).unwrap_or_else(|failure| {
         log.event(Event::StageFailed { stage: failure.stage, error: failure.text });
         failure.code
     });
-    watch.end();
+    watch.end(by(&end, Part::Terminal));
     log.event(Event::Finished {
         lines_read: stats.read.lines.get(),
-        lines_written: stats.written.lines.get(),
+        lines_written: stats.lines_in_files(),
         lines_rejected: stats.rejected.lines.get(),
+        header_lines: stats.header_lines.get(),
+        lines_lost: stats.lost_lines(),
         lines_dropped: stats.dropped.lines.get(),
         files_sealed: stats.sealed_files.get(),
         files_uploaded: stats.uploaded_files.get(),
         files_waiting: stats.spool_files.get(),
         duration: started.elapsed(),
     });
-    log.close();
+    log.close(by(&end, Part::Log));
     code
+}
+
+/// When a part that has a bound of its own must be over.
+fn by(end: &End, part: Part) -> Instant {
+    let now = Instant::now();
+    end.until(part, now).unwrap_or(now)
 }
 
 /// What keeps the program from running, and with which exit code it says so.
@@ -126,30 +137,30 @@ impl Failure {
     }
 }
 
-/// The latch that signals trip.
-fn signals(log: &Log) -> Result<Shutdown, Failure> {
-    let shutdown = Shutdown::new().map_err(|error| Failure::new("start", error))?;
-    watch_signals(&shutdown, log).map_err(|error| Failure::new("signals", error))?;
-    Ok(shutdown)
+/// The budget of the end, which the first signal begins.
+fn signals(log: &Log, limit: Duration) -> io::Result<End> {
+    let end = End::new(Shutdown::new()?, limit);
+    watch_signals(&end, log)?;
+    Ok(end)
 }
 
-type Opened = (Box<dyn Source>, Shutdown);
-
-fn started_code(config: Config, (source, shutdown): Opened, stats: &Arc<Stats>, log: &Log) -> Result<u8, Failure> {
+fn started_code(
+    config: Config,
+    source: Box<dyn Source>,
+    end: &End,
+    stats: &Arc<Stats>,
+    log: &Log,
+) -> Result<u8, Failure> {
     let (dir, options) = (config.spool.dir.clone(), status_options(&config));
-    let spool =
-        Spool::open(config.spool, config.check.header, Arc::clone(stats), log.clone(), &shutdown).map_err(|error| {
-            Failure {
-                code: if matches!(error, OpenError::InUse { .. }) { IN_USE } else { FAILED },
-                ..Failure::new("spool", error)
-            }
-        })?;
-    log.event(Event::DataDirReady { path: dir.clone() });
-    tell_manager(State::Ready);
-    if spool.is_world_writable() {
-        log.event(Event::DataDirPublic { path: dir.clone() });
-    }
-    let upload = config.ftp.map(|ftp| uploader(ftp, config.uploader, stats, log, &spool)).transpose()?;
+    let opening = Opening {
+        spool: config.spool,
+        header: config.check.header,
+        upload: config.ftp.map(|ftp| (ftp, config.uploader)),
+        end: end.clone(),
+        stats: Arc::clone(stats),
+        log: log.clone(),
+    };
+    let (spool, upload) = opening.in_time()?;
     if upload.is_none() {
         log.event(Event::UploadOff { path: dir });
     }
@@ -162,13 +173,15 @@ fn started_code(config: Config, (source, shutdown): Opened, stats: &Arc<Stats>, 
         level: config.level,
         spool,
         upload,
-        shutdown,
+        end: end.clone(),
         stats: Arc::clone(stats),
         log: log.clone(),
     };
-    let outcome = pipeline::run(parts).map_err(|error| Failure::new("start", error))?;
+    let pipeline = Pipeline::start(parts).map_err(|error| Failure::new("start", error))?;
+    tell_manager(State::Ready);
+    let outcome = pipeline.wait();
     if let Some(report) = report {
-        report.end();
+        report.end(by(end, Part::Report));
     }
     status.end();
     Ok(match outcome {
@@ -176,6 +189,48 @@ fn started_code(config: Config, (source, shutdown): Opened, stats: &Arc<Stats>, 
         Outcome::Sealed { .. } => DONE,
         Outcome::Failed => FAILED,
     })
+}
+
+/// What has to be asked of the data directory before anything runs.
+struct Opening {
+    spool: spool::Options,
+    header: HeaderMode,
+    upload: Option<(ftp::Options, uploader::Options)>,
+    end: End,
+    stats: Arc<Stats>,
+    log: Log,
+}
+
+impl Opening {
+    /// Opens on a thread of its own, because a disk may hang, and a signal must end the program all the same.
+    fn in_time(self) -> Result<(Spool, Option<Uploader>), Failure> {
+        let (end, path) = (self.end.clone(), self.spool.dir.clone());
+        let running = spawn("open", move || self.open()).map_err(|error| Failure::new("start", error))?;
+        match end.wait(&running, Part::Stages) {
+            Ok(opened) => opened,
+            Err(NoResult::Panicked) => Err(Failure::new("spool", "opening the data directory panicked")),
+            Err(NoResult::TooLate) => {
+                let text = format!("{}: the disk did not answer before the program had to end", path.display());
+                Err(Failure::new("spool", text))
+            }
+        }
+    }
+
+    fn open(self) -> Result<(Spool, Option<Uploader>), Failure> {
+        let path = self.spool.dir.clone();
+        let (stats, log) = (&self.stats, &self.log);
+        let (theirs, said) = (Arc::clone(stats), log.clone());
+        let spool = Spool::open(self.spool, self.header, theirs, said, self.end.latch()).map_err(|error| {
+            let code = if matches!(error, OpenError::InUse { .. }) { IN_USE } else { FAILED };
+            Failure { code, ..Failure::new("spool", error) }
+        })?;
+        log.event(Event::DataDirReady { path: path.clone() });
+        if spool.is_world_writable() {
+            log.event(Event::DataDirPublic { path });
+        }
+        let upload = self.upload.map(|(ftp, options)| uploader(ftp, options, stats, log, &spool)).transpose()?;
+        Ok((spool, upload))
+    }
 }
 
 fn uploader(
@@ -186,8 +241,11 @@ fn uploader(
     spool: &Spool,
 ) -> Result<Uploader, Failure> {
     let queue = spool.queue();
-    let remote =
-        Ftp::new(ftp, &queue.token()).map_err(|error| Failure { code: MISUSED, ..Failure::new("upload", error) })?;
+    let remote = Ftp::new(ftp, &queue.token()).map_err(|error| {
+        // A restart may mend that there is no thread to be had, but no setting.
+        let code = if matches!(error, ftp::SetupError::Thread(_)) { FAILED } else { MISUSED };
+        Failure { code, ..Failure::new("upload", error) }
+    })?;
     Ok(Uploader {
         options,
         remote: Arc::new(remote),
@@ -221,7 +279,7 @@ fn status(options: status::Options, spool: &Spool, stats: &Arc<Stats>, log: &Log
 /// The running status report.
 struct Report {
     running: Running<()>,
-    open: Sender<Infallible>,
+    end: Sender<Instant>,
 }
 
 impl Report {
@@ -231,25 +289,23 @@ impl Report {
         if let Some(poster) = poster {
             spawn("report-post", move || poster.run()).map_err(failed)?;
         }
-        let (open, closed) = bounded(0);
+        // One order, given once.
+        let (end, ending) = bounded(1);
         let stats = Arc::clone(stats);
-        let running = spawn("report", move || reporter.run(&stats, &closed)).map_err(failed)?;
-        Ok(Self { running, open })
+        let running = spawn("report", move || reporter.run(&stats, &ending)).map_err(failed)?;
+        Ok(Self { running, end })
     }
 
-    /// The last report, with the sums of the whole run, if it goes quickly.
-    fn end(self) {
-        drop(self.open);
+    /// The last report, with the sums of the whole run, if it goes by `deadline`.
+    fn end(self, deadline: Instant) {
+        let _ = self.end.try_send(deadline);
         // A receiver or a disk that hangs must not keep the program from ending.
-        let _ = self.running.wait_until(Instant::now() + LAST_REPORT);
+        let _ = self.running.wait_until(deadline);
     }
 }
 
-/// How long the last report may take: with the log's flush it stays within the second that the contract leaves.
-const LAST_REPORT: Duration = Duration::from_millis(300);
-
 /// The first signal trips the latch, the second ends the process at once, from within the signal handler.
-fn watch_signals(shutdown: &Shutdown, log: &Log) -> io::Result<()> {
+fn watch_signals(end: &End, log: &Log) -> io::Result<()> {
     let stopping = Arc::new(std::sync::atomic::AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT, SIGHUP] {
         // In this order: the exit looks at the flag before the same signal sets it.
@@ -257,16 +313,20 @@ fn watch_signals(shutdown: &Shutdown, log: &Log) -> io::Result<()> {
         signal_hook::flag::register(signal, Arc::clone(&stopping))?;
     }
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    let (shutdown, log) = (shutdown.clone(), log.clone());
+    let (end, log) = (end.clone(), log.clone());
     spawn("signals", move || {
         for signal in signals.forever() {
+            // Before the trip, behind which the program may be gone at any moment.
             log.event(Event::StopRequested { signal });
-            tell_manager(State::Stopping);
-            shutdown.trip(Reason::Signal(signal));
+            tell_manager(State::Stopping(end.limit() + MANAGER));
+            end.latch().trip(Reason::Signal(signal));
         }
     })?;
     Ok(())
 }
+
+/// How much longer than our limit the service manager should wait: the second of the contract, and another one.
+const MANAGER: Duration = Duration::from_secs(2);
 
 /// Tells systemd, when it started us with `Type=notify`.
 fn tell_manager(state: State) {
@@ -374,4 +434,10 @@ fn misused(text: &str) -> u8 {
     // There is no other place to say it.
     let _ = writeln!(io::stderr(), "{text}");
     MISUSED
+}
+
+/// Before the log's thread runs; a restart may mend it.
+fn failed(text: &str) -> u8 {
+    misused(text);
+    FAILED
 }

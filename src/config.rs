@@ -114,6 +114,8 @@ pub struct Config {
     pub ftp: Option<ftp::Options>,
     /// Threads, intervals, sizes.
     pub pipeline: pipeline::Options,
+    /// How long the end may take after a signal, less the second that the contract allows beyond it.
+    pub shutdown_timeout: Duration,
     /// The parse stage.
     pub check: check::Options,
     /// Compression.
@@ -580,6 +582,7 @@ fn build(given: &mut Given, inputs: &Inputs, read: &dyn Fn(&Path) -> io::Result<
         source,
         ftp,
         pipeline: pipeline(given, inputs),
+        shutdown_timeout: given.seconds("processor_shutdown_timeout_sec"),
         check: check(given, zone),
         level: level(given),
         spool: spool(given, inputs, zone),
@@ -670,7 +673,6 @@ fn pipeline(given: &Given, inputs: &Inputs) -> pipeline::Options {
         flush_interval: Duration::from_millis(given.number("processor_flush_interval_ms")),
         rotate_interval: given.seconds("processor_rotate_interval_sec"),
         rotate_bytes: given.number("processor_rotate_size_mb") * MIB,
-        shutdown_timeout: given.seconds("processor_shutdown_timeout_sec"),
     }
 }
 

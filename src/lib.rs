@@ -30,7 +30,7 @@
 //!
 //! | room | what it is for |
 //! |---|---|
-//! | [`shutdown`] [`threads`] [`clock`] [`secret`] [`random`] [`stats`] [`notify`] | the latch; where threads start; zones and stamps; the password; random numbers; every number; word to systemd |
+//! | [`shutdown`] [`end`] [`threads`] [`clock`] [`secret`] [`random`] [`stats`] [`notify`] | the latch; the budget of the end; where threads start; zones and stamps; the password; random numbers; every number; word to systemd |
 //! | [`pmacctconf`] | the one reader of pmacct.conf's grammar; what a misspelt key was meant to be |
 //! | [`log`] | the catalogue of events, both languages, one queue, one writer of stderr |
 //! | [`fields`] | where fields and rows end, many bytes at a time |
@@ -51,13 +51,16 @@
 //!
 //! # What is promised, and held by tests
 //!
-//! 1. Lines read = lines written + set aside + headers dropped + lines counted as dropped. Always; after a crash for what
-//!    was flushed.
+//! 1. Lines read = lines in files + set aside + headers left out + lines counted as lost, at every stop, also on a full disk or
+//!    on one that hangs; after a crash for what was flushed. Lines of files that `drop-oldest` removed were in files before,
+//!    and are counted again as dropped.
 //! 2. A local file goes only after the server has it whole under its final name.
 //! 3. Reading never waits for the network; it waits for the disk only when the memory budget is used up.
 //! 4. Every queue is bounded, and the bound has a reason. Memory and start time do not grow with the input, the backlog (a
 //!    million files) or the length of a line.
-//! 5. SIGTERM ends the process in `processor_shutdown_timeout_sec` + 1 s, whatever hangs.
+//! 5. SIGTERM ends the process in `processor_shutdown_timeout_sec` + 1 s, whatever hangs, at every moment of its life; [`end`]
+//!    is the budget. Only the kernel can break this one: it keeps a process of which a thread waits uninterruptibly, for a
+//!    frozen file system say, until that wait is over.
 //! 6. No name is ever used twice; nothing that can still be read is ever deleted by salvage.
 //!
 //! # What is absent on purpose
@@ -76,6 +79,7 @@ pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod end;
 pub mod fields;
 pub mod flow;
 pub mod line;

@@ -35,9 +35,6 @@ use repeat::Repeats;
 /// anybody reads at once, and with their fields they stay below half a megabyte.
 const QUEUE: usize = 1024;
 
-/// How long the end of the program waits for a stderr that takes nothing.
-const CLOSE_LIMIT: Duration = Duration::from_millis(300);
-
 /// `-log-level`, in an order in which what matters more is less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Level {
@@ -198,10 +195,9 @@ impl Log {
         }
     }
 
-    /// Ends the log: what was said before is written, then the writer returns. Waits 300 ms at most; `false` when stderr
-    /// did not take everything by then. Events after this are lost.
-    pub fn close(&self) -> bool {
-        let deadline = Instant::now() + CLOSE_LIMIT;
+    /// Ends the log: what was said before is written, then the writer returns. Waits until `deadline` at most; `false` when
+    /// stderr did not take everything by then. Events after this are lost.
+    pub fn close(&self, deadline: Instant) -> bool {
         // A full queue that stays full is a blocked stderr.
         self.0.queue.send_deadline(Item::Close, deadline).is_ok()
             && self.0.ended.recv_deadline(deadline) == Err(RecvTimeoutError::Disconnected)
@@ -363,7 +359,7 @@ mod tests {
         }
         let lost = stats.log_lines_lost.get();
         assert!((3900..=3976).contains(&lost), "the queue holds 1024, the writer one: {lost}");
-        assert!(!log.close(), "a blocked stderr is not waited for");
+        assert!(!log.close(Instant::now() + Duration::from_millis(300)), "a blocked stderr is not waited for");
         valve.shut(false);
         drop(log);
         thread.join().unwrap();
@@ -380,7 +376,7 @@ mod tests {
         log.event(Event::InputEnded);
         let thread = std::thread::spawn(move || writer.run(out));
         let other = log.clone();
-        assert!(log.close());
+        assert!(log.close(Instant::now() + Duration::from_secs(30)));
         other.event(Event::InputEnded);
         thread.join().unwrap();
         assert_eq!(valve.text().lines().count(), 1);

@@ -5,26 +5,32 @@
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 /// What the service manager can be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// The start is over, the work has begun.
+    /// The start is over, everything stands.
     Ready,
-    /// The end has begun.
-    Stopping,
+    /// A start that takes longer than the manager waits by itself goes on: it may wait this long from now.
+    Starting(Duration),
+    /// The end has begun, and may take this long from now.
+    Stopping(Duration),
 }
 
 /// Tells the manager named by `socket`, the value of `NOTIFY_SOCKET`: a path, or an abstract name behind `@`.
 pub fn tell(socket: Option<&str>, state: State) {
     let Some(address) = socket.and_then(address) else { return };
-    let text: &[u8] = match state {
-        State::Ready => b"READY=1\n",
-        State::Stopping => b"STOPPING=1\n",
+    let extend = |time: Duration| format!("EXTEND_TIMEOUT_USEC={}\n", time.as_micros());
+    let text = match state {
+        State::Ready => "READY=1\n".to_owned(),
+        State::Starting(time) => extend(time),
+        State::Stopping(time) => format!("STOPPING=1\n{}", extend(time)),
     };
-    if let Ok(sender) = UnixDatagram::unbound() {
-        // A manager that does not listen any more cannot be told.
-        let _ = sender.send_to_addr(text, &address);
+    let sender = UnixDatagram::unbound().and_then(|sender| sender.set_nonblocking(true).map(|()| sender));
+    if let Ok(sender) = sender {
+        // A manager that does not listen any more cannot be told, and one that takes nothing is not waited for.
+        let _ = sender.send_to_addr(text.as_bytes(), &address);
     }
 }
 
@@ -56,8 +62,8 @@ mod tests {
 
         let name = format!("processor-test-{}", std::process::id());
         let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-        tell(Some(&format!("@{name}")), State::Stopping);
-        assert_eq!(told(&manager), "STOPPING=1\n");
+        tell(Some(&format!("@{name}")), State::Stopping(Duration::from_secs(9)));
+        assert_eq!(told(&manager), "STOPPING=1\nEXTEND_TIMEOUT_USEC=9000000\n");
     }
 
     #[test]

@@ -12,25 +12,29 @@
 //! the number of blocks (raw) and by the length of `order` (packed); nothing else grows.
 //!
 //! The end is one of two signs: a closed channel, "no more", runs from the source to the spool; the [`Shutdown`] latch,
-//! "read no more", is tripped by a signal or by a stage that ended before its time. [`run`] waits for both, then gives
-//! the uploader its last pass. After a signal nothing is waited for longer than `shutdown_timeout`.
+//! "read no more", is tripped by a signal or by a stage that ended before its time. [`Pipeline::wait`] waits for both, then
+//! gives the uploader its last pass. After a signal nothing is waited for longer than [`End`] allows.
+//!
+//! When the disk does not take the rest in time, the queues are emptied all the same, and what was in them is counted as
+//! lost: a line that was read is in a file, set aside, left out as a header, or counted.
 
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, select};
 
 use crate::check;
 use crate::clock;
+use crate::end::{End, Part};
 use crate::line::{BLOCK, Batch, Batcher, Block, Cut, Limits, ROOM_PART};
 use crate::log::{Event, Log};
 use crate::pack::{self, Packed, Packer, Relay};
-use crate::shutdown::{Reason, Shutdown};
+use crate::shutdown::{Reason, Shutdown, TripOnEnd};
 use crate::source::{MIN_SPACE, Sink, Source, SourceEnd, SourceError, Stopped};
 use crate::spool::{Spool, Trouble};
-use crate::stats::Stats;
+use crate::stats::{Stats, Sums};
 use crate::threads::{NoResult, Running, spawn};
 use crate::uploader::{LastPass, Left, Uploader};
 
@@ -45,8 +49,6 @@ pub struct Options {
     pub rotate_interval: Duration,
     /// Raw bytes at which a segment is sealed.
     pub rotate_bytes: u64,
-    /// Bound on the last upload pass after a signal.
-    pub shutdown_timeout: Duration,
 }
 
 /// Packed batches that may wait for the disk. Rows pack to about a quarter, so 64 of them hold 64 MiB of lines in 16 MiB
@@ -75,8 +77,8 @@ pub struct Parts {
     pub spool: Spool,
     /// `None` when files stay where they are.
     pub upload: Option<Uploader>,
-    /// The latch that signals trip.
-    pub shutdown: Shutdown,
+    /// How long the end may take, with the latch that signals trip.
+    pub end: End,
     /// The numbers.
     pub stats: Arc<Stats>,
     /// The log.
@@ -97,65 +99,132 @@ pub enum Outcome {
     Failed,
 }
 
-/// The clock of the end: no limit until the latch trips, then `limit` from there.
-struct Patience {
-    shutdown: Shutdown,
-    limit: Duration,
-    /// Told the deadline once it is known.
+/// The running stages and the uploader.
+pub struct Pipeline {
+    stages: Stages,
+    uploading: Option<Running<Left>>,
+    last_pass: Sender<LastPass>,
+    /// Tells the remote the deadline.
     hurry: Box<dyn Fn(Instant) + Send>,
-    deadline: Option<Instant>,
+    end: End,
+    stats: Arc<Stats>,
+    log: Log,
 }
 
-impl Patience {
-    /// Waits for a stage, `grace` longer than for others.
-    fn wait<T>(&mut self, stage: &Running<T>, grace: Duration) -> Result<T, NoResult> {
-        if self.deadline.is_none() {
-            select! {
-                recv(stage.done()) -> result => return result.map_err(|_| NoResult::Panicked),
-                recv(self.shutdown.channel()) -> _ => {}
-            }
+impl Pipeline {
+    /// Starts everything, the source last. Fails only when a thread cannot be made.
+    pub fn start(parts: Parts) -> io::Result<Self> {
+        let Parts { options, source, check, level, spool, upload, end, stats, log } = parts;
+        let (uploading, last_pass, hurry) = start_upload(upload)?;
+        let spool = (spool, log.clone());
+        let stages = Stages::start(&options, source, (check, level), spool, end.latch(), &stats)?;
+        Ok(Self { stages, uploading, last_pass, hurry, end, stats, log })
+    }
+
+    /// Waits for the end of the input or of the program, for the last file to be sealed and for the last upload pass.
+    pub fn wait(mut self) -> Outcome {
+        let (read_to_end, sealed) = self.wait_stages();
+        // The channel has room for its only message; a loop that has ended needs none.
+        let _ = self.last_pass.try_send(LastPass { deadline: self.end.deadline() });
+        let waiting = self.uploading.take().map_or(0, |uploading| self.wait_upload(&uploading));
+        if !(read_to_end && sealed) {
+            return Outcome::Failed;
         }
-        let deadline = *self.deadline.get_or_insert_with(|| {
-            let deadline = Instant::now() + self.limit;
+        Outcome::Sealed { by_signal: matches!(self.end.latch().reason(), Some(Reason::Signal(_))), waiting }
+    }
+
+    /// Waits for `running`; tells the remote the deadline as soon as there is one.
+    fn in_time<T>(&self, running: &Running<T>, part: Part) -> Result<T, NoResult> {
+        select! {
+            recv(running.done()) -> result => return result.map_err(|_| NoResult::Panicked),
+            recv(self.end.latch().channel()) -> _ => {}
+        }
+        if let Some(deadline) = self.end.deadline() {
             (self.hurry)(deadline);
-            deadline
-        });
-        stage.wait_until(deadline + grace)
+        }
+        self.end.wait(running, part)
+    }
+
+    /// Waits for source and spool: whether the input was read to its end or to the signal, and whether all of it is sealed.
+    fn wait_stages(&mut self) -> (bool, bool) {
+        let mut source = self.in_time(&self.stages.source, Part::Stages);
+        let mut spool = self.in_time(&self.stages.spool, Part::Stages);
+        // The stages were in no hurry before the latch tripped, and so have ended, or there is a bound.
+        let until = self.end.until(Part::Lost, Instant::now()).unwrap_or_else(Instant::now);
+        if is_late(&source) || is_late(&spool) {
+            self.stages.give_up(until);
+            source = if is_late(&source) { self.stages.source.wait_until(until) } else { source };
+            spool = if is_late(&spool) { self.stages.spool.wait_until(until) } else { spool };
+        }
+        let is_late = is_late(&source);
+        let read_to_end = self.say_source(source);
+        if matches!(spool, Ok(Ok(()))) {
+            return (read_to_end, true);
+        }
+        let lost = self.count_lost(until);
+        // A spool that was only waiting for a late source has nothing to answer for.
+        if lost > 0 || !is_late {
+            self.say_spool(spool);
+        }
+        (read_to_end, false)
+    }
+
+    /// True when the source ended without a failure.
+    fn say_source(&self, end: Result<Result<SourceEnd, SourceError>, NoResult>) -> bool {
+        let error = match end {
+            Ok(Ok(SourceEnd::Eof)) => {
+                self.log.event(Event::InputEnded);
+                return true;
+            }
+            Ok(Ok(SourceEnd::Stopped)) => return true,
+            Ok(Err(error)) => error.to_string(),
+            Err(NoResult::Panicked) => "it panicked".to_owned(),
+            Err(NoResult::TooLate) => "it did not stop in time".to_owned(),
+        };
+        self.log.event(Event::StageFailed { stage: "source", error });
+        false
+    }
+
+    fn say_spool(&self, end: Result<Result<(), &'static str>, NoResult>) {
+        let error = match end {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(NoResult::Panicked) => "it panicked",
+            Err(NoResult::TooLate) => "the disk does not answer",
+        };
+        self.log.event(Event::StageFailed { stage: "spool", error: error.to_owned() });
+    }
+
+    /// Counts what was read and is in no file; how many lines that are. What the spool has in its hands while the disk hangs is
+    /// among it: nobody will know whether the disk took it.
+    fn count_lost(&self, until: Instant) -> u64 {
+        let stats = &self.stats;
+        for packer in &self.stages.packers {
+            // What they have not looked at is not in the count of what was read; they need a moment, for they wait for nobody.
+            let _ = packer.wait_until(until);
+        }
+        let headers = Sums { lines: stats.header_lines.get(), ..Sums::default() };
+        let lost = stats.read.sums().without(&[stats.written.sums(), stats.rejected.sums(), headers]);
+        stats.lost.add(&lost);
+        let lines = lost.lines + stats.vanished.lines.get();
+        if lines > 0 {
+            self.log.event(Event::LinesLost { lines });
+        }
+        lines
+    }
+
+    /// Waits for the last pass; the files that it left.
+    fn wait_upload(&self, uploading: &Running<Left>) -> u64 {
+        let left = self.in_time(uploading, Part::Uploads).ok();
+        if left.is_none_or(|left| left.cut) {
+            self.log.event(Event::DrainTimedOut { limit: self.end.limit() });
+        }
+        left.map_or(self.stats.spool_files.get(), |left| left.files)
     }
 }
 
-/// How much longer than its deadline the last pass is waited for; the contract allows a second in all.
-const GRACE: Duration = Duration::from_millis(300);
-
-/// Runs everything from the first byte to the last upload pass.
-///
-/// # Errors
-///
-/// Only when the system has no thread left. A stage that fails later is an [`Outcome`].
-pub fn run(parts: Parts) -> io::Result<Outcome> {
-    let Parts { options, source, check, level, spool, upload, shutdown, stats, log } = parts;
-    let (give_up, keep_trying) = bounded(0);
-    let (uploading, last_pass, hurry) = start_upload(upload)?;
-    let stop = shutdown.clone();
-    let mut patience = Patience { shutdown: stop, limit: options.shutdown_timeout, hurry, deadline: None };
-    let writer = SpoolLoop { spool, log: log.clone(), keep_trying, stats: Arc::clone(&stats) };
-    let stages = Stages::start(&options, source, (check, level), writer, &shutdown, &stats)?;
-    let read_to_end = stages.wait_source(&mut patience, &log);
-    let sealed = stages.wait_spool(&mut patience, &log);
-    drop(give_up);
-    // The channel has room for its only message; a loop that has ended needs none.
-    let _ = last_pass.try_send(LastPass { deadline: patience.deadline });
-    let waiting = uploading.map_or(0, |uploading| {
-        let left = patience.wait(&uploading, GRACE).ok();
-        if left.is_none_or(|left| left.cut) {
-            log.event(Event::DrainTimedOut { limit: options.shutdown_timeout });
-        }
-        left.map_or(stats.spool_files.get(), |left| left.files)
-    });
-    if !(read_to_end && sealed) {
-        return Ok(Outcome::Failed);
-    }
-    Ok(Outcome::Sealed { by_signal: matches!(shutdown.reason(), Some(Reason::Signal(_))), waiting })
+fn is_late<T>(end: &Result<T, NoResult>) -> bool {
+    matches!(end, Err(NoResult::TooLate))
 }
 
 type Uploading = (Option<Running<Left>>, Sender<LastPass>, Box<dyn Fn(Instant) + Send>);
@@ -173,7 +242,12 @@ fn start_upload(upload: Option<Uploader>) -> io::Result<Uploading> {
 /// The threads from source to spool.
 struct Stages {
     source: Running<Result<SourceEnd, SourceError>>,
+    packers: Vec<Running<()>>,
     spool: Running<Result<(), &'static str>>,
+    /// The spool's own queue, to empty it when the spool hangs.
+    turns: Receiver<Turn>,
+    /// Dropped when the spool is not to try any longer.
+    keep_trying: Option<Sender<Infallible>>,
 }
 
 impl Stages {
@@ -181,7 +255,7 @@ impl Stages {
         options: &Options,
         source: Box<dyn Source>,
         (check, level): (check::Options, pack::Level),
-        writer: SpoolLoop,
+        (spool, log): (Spool, Log),
         shutdown: &Shutdown,
         stats: &Arc<Stats>,
     ) -> io::Result<Self> {
@@ -207,22 +281,28 @@ impl Stages {
             seal_on_new_header: check.header == check::HeaderMode::EachFile,
         };
         let relay = Arc::new(Relay::default());
+        let mut packers = Vec::with_capacity(options.workers);
         for index in 0..options.workers {
             let packer = Packer::new(check.clone(), level, Arc::clone(&relay));
             let ends = PackEnds { work: work.clone(), free: free.clone(), buffers: buffers.clone() };
             let (stats, guard) = (Arc::clone(stats), shutdown.guard("pack"));
-            spawn(&format!("pack-{index}"), move || {
+            packers.push(spawn(&format!("pack-{index}"), move || {
                 ends.run(packer, &stats);
                 guard.done();
-            })?;
+            })?);
         }
+        let (keep_trying, given_up) = bounded(0);
+        let writer = SpoolLoop {
+            spool,
+            log,
+            turns: turns.clone(),
+            slots: Arc::clone(&slots),
+            spent,
+            given_up,
+            stats: Arc::clone(stats),
+        };
         let guard = shutdown.guard("spool");
-        let turn_slots = Arc::clone(&slots);
-        let spool = spawn("spool", move || {
-            writer.run(&turns, &turn_slots, &spent)?;
-            guard.done();
-            Ok(())
-        })?;
+        let spool = spawn("spool", move || writer.run(guard))?;
         let (stop, stats) = (shutdown.clone(), Arc::clone(stats));
         let source = spawn("source", move || {
             let batcher = Batcher::new(limits);
@@ -230,37 +310,14 @@ impl Stages {
             let mut feed = Feed { batcher, pool, jobs, order, slots, stop: stop.clone(), stats, next: 0 };
             source.run(&mut feed, &stop)
         })?;
-        Ok(Self { source, spool })
+        Ok(Self { source, packers, spool, turns, keep_trying: Some(keep_trying) })
     }
 
-    /// True when the source ended without a failure.
-    fn wait_source(&self, patience: &mut Patience, log: &Log) -> bool {
-        let error = match patience.wait(&self.source, Duration::ZERO) {
-            Ok(Ok(SourceEnd::Eof)) => {
-                log.event(Event::InputEnded);
-                return true;
-            }
-            Ok(Ok(SourceEnd::Stopped)) => return true,
-            Ok(Err(error)) => error.to_string(),
-            Err(NoResult::Panicked) => "it panicked".to_owned(),
-            Err(NoResult::TooLate) => "it did not stop in time".to_owned(),
-        };
-        log.event(Event::StageFailed { stage: "source", error });
-        false
-    }
-
-    /// True when everything is sealed.
-    fn wait_spool(&self, patience: &mut Patience, log: &Log) -> bool {
-        let error = match patience.wait(&self.spool, Duration::ZERO) {
-            Ok(Ok(())) => return true,
-            Ok(Err(error)) => error,
-            Err(NoResult::Panicked) => "it panicked",
-            Err(NoResult::TooLate) => {
-                "the disk did not take the rest in time; lines that are not in the data directory are lost"
-            }
-        };
-        log.event(Event::StageFailed { stage: "spool", error: error.to_owned() });
-        false
+    /// Ends what waits for the disk: the spool tries no more, and its queue is emptied, so that the source hands out what it
+    /// has and the packers count it.
+    fn give_up(&mut self, until: Instant) {
+        self.keep_trying = None;
+        while self.turns.recv_deadline(until).is_ok() {}
     }
 }
 
@@ -458,29 +515,60 @@ impl PackEnds {
 struct SpoolLoop {
     spool: Spool,
     log: Log,
+    turns: Receiver<Turn>,
+    slots: Arc<[Slot]>,
+    /// Buffers of pieces that are written.
+    spent: Sender<Vec<u8>>,
     /// Disconnected when the program cannot wait for the disk any longer.
-    keep_trying: Receiver<Infallible>,
+    given_up: Receiver<Infallible>,
     stats: Arc<Stats>,
 }
 
+const GIVEN_UP: &str = "the disk did not take the rest in time";
+
 impl SpoolLoop {
-    fn run(mut self, turns: &Receiver<Turn>, slots: &[Slot], spent: &Sender<Vec<u8>>) -> Result<(), &'static str> {
-        for turn in turns {
-            self.stats.queues.spool.length.set(turns.len() as u64);
+    fn run(mut self, guard: TripOnEnd) -> Result<(), &'static str> {
+        let outcome = self.take_turns();
+        if outcome.is_ok() {
+            guard.done();
+            return outcome;
+        }
+        drop(guard);
+        // What is there may still become a file; the next start makes one of it otherwise.
+        let _ = self.spool.seal(Instant::now(), clock::now());
+        self.stats.vanished.add(&self.spool.vanished());
+        // Nobody may wait for room in a queue that is not worked on any more.
+        for _ in &self.turns {}
+        outcome
+    }
+
+    fn take_turns(&mut self) -> Result<(), &'static str> {
+        while let Some(turn) = self.next()? {
+            self.stats.queues.spool.length.set(self.turns.len() as u64);
             match turn {
                 Turn::Append(slot) => {
                     let begun = Instant::now();
-                    let answer = slots[slot].1.recv().ok().flatten();
+                    let answer = self.slots[slot].1.recv().ok().flatten();
                     let packed = answer.ok_or("a pack thread ended before its batch was done")?;
                     self.stats.waits.packed.add(begun.elapsed());
                     self.patiently(|spool| spool.append(&packed, Instant::now(), clock::now()))?;
                     // No room means that there are buffers enough.
-                    let _ = spent.try_send(packed.piece.deflate);
+                    let _ = self.spent.try_send(packed.piece.deflate);
                 }
                 Turn::Seal => self.patiently(|spool| spool.seal(Instant::now(), clock::now()))?,
             }
         }
         self.patiently(|spool| spool.seal(Instant::now(), clock::now()))
+    }
+
+    /// The next turn; `None` behind the last one. Once given up, somebody else empties the queue: no turn is worked on any
+    /// more, for the one before it may be missing.
+    fn next(&self) -> Result<Option<Turn>, &'static str> {
+        let turn = select! {
+            recv(self.turns) -> turn => turn.ok(),
+            recv(self.given_up) -> _ => return Err(GIVEN_UP),
+        };
+        if self.given_up.try_recv() == Err(TryRecvError::Disconnected) { Err(GIVEN_UP) } else { Ok(turn) }
     }
 
     /// Tries until it works. Nothing is lost meanwhile: the queue behind this thread fills, and reading stops.
@@ -513,8 +601,8 @@ impl SpoolLoop {
                     recovered = Some(Event::SpoolWriteRecovered { path });
                 }
             }
-            if self.keep_trying.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
-                return Err("given up at the end of the program");
+            if self.given_up.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
+                return Err(GIVEN_UP);
             }
             self.stats.waits.retry.add(pause);
             pause = (pause * 2).min(RETRY.1);
@@ -542,12 +630,11 @@ mod tests {
             flush_interval: Duration::from_millis(20),
             rotate_interval: Duration::from_mins(10),
             rotate_bytes: 100 << 20,
-            shutdown_timeout: Duration::from_secs(8),
         }
     }
 
     struct Run {
-        outcome: Running<io::Result<Outcome>>,
+        outcome: Running<Outcome>,
         shutdown: Shutdown,
         stats: Arc<Stats>,
     }
@@ -575,15 +662,16 @@ mod tests {
             level: pack::Level::Zlib(1),
             spool,
             upload: None,
-            shutdown: shutdown.clone(),
+            end: End::new(shutdown.clone(), Duration::from_secs(8)),
             stats: Arc::clone(&stats),
             log,
         };
-        Run { outcome: spawn("test", move || run(parts)).unwrap(), shutdown, stats }
+        let pipeline = Pipeline::start(parts).unwrap();
+        Run { outcome: spawn("test", move || pipeline.wait()).unwrap(), shutdown, stats }
     }
 
     fn end(run: &Run) -> Outcome {
-        run.outcome.wait_until(Instant::now() + HANG_GUARD).expect("the pipeline ends").unwrap()
+        run.outcome.wait_until(Instant::now() + HANG_GUARD).expect("the pipeline ends")
     }
 
     /// What the sealed files unpack to, in the order of their names.

@@ -136,10 +136,7 @@ fn daemons(config: &Config) -> Result<SourcePlan, Vec<Problem>> {
         nfacctd_path: config.programs.nfacctd.clone(),
         // The lock on the data directory makes it ours alone.
         run_dir: config.spool.dir.join(".pmacct"),
-        limits: Limits {
-            stop_within: config.pipeline.shutdown_timeout.saturating_sub(LEFT_FOR_UPLOAD),
-            ..Limits::default()
-        },
+        limits: Limits { stop_within: config.shutdown_timeout.saturating_sub(LEFT_FOR_UPLOAD), ..Limits::default() },
         measure_every: pmacct::MEASURE_EVERY,
     };
     match pmacct::Plan::new(options) {

@@ -100,9 +100,13 @@ pub struct Counters {
     pub bytes: u64,
     /// Lines read.
     pub lines: u64,
-    /// Lines set aside, or left out as headers.
+    /// Lines set aside.
     pub rejected_lines: u64,
-    /// Lines lost.
+    /// Header lines left out.
+    pub header_lines: u64,
+    /// Lines that were read and are in no file.
+    pub lost_lines: u64,
+    /// Lines of files that gave way to newer ones.
     pub dropped_lines: u64,
     /// Sealed files that wait now.
     pub spool_files: u64,
@@ -191,6 +195,8 @@ impl Counters {
             rcv_bytes: stats.read.octets.get(),
             lines: stats.read.lines.get(),
             rejected_lines: stats.rejected.lines.get(),
+            header_lines: stats.header_lines.get(),
+            lost_lines: stats.lost_lines(),
             dropped_lines: stats.dropped.lines.get(),
             spool_files: stats.spool_files.get(),
             spool_bytes: stats.spool_bytes.get(),
@@ -275,6 +281,8 @@ impl Report {
             ("datagramDrops", now.datagram_drops),
             ("sequenceGaps", now.sequence_gaps),
             ("lostWindows", now.lost_windows),
+            ("headerLines", now.header_lines),
+            ("lostLines", now.lost_lines),
         ];
         members.extend(ours.map(|(name, number)| format!(r#""{name}":{number}"#)));
         members.extend(now.capture.map(|capture| format!(r#""capture":{}"#, capture.json())));
@@ -287,9 +295,6 @@ fn per_second(sum: u64, time: Duration) -> u64 {
     let average = (u128::from(sum) * 1000).checked_div(time.as_millis()).unwrap_or(0);
     u64::try_from(average).unwrap_or(u64::MAX)
 }
-
-/// How long the end of the program waits for the last POST.
-const MOMENT: Duration = Duration::from_millis(500);
 
 /// Makes the reports; the thread `report`.
 #[derive(Debug)]
@@ -318,18 +323,22 @@ impl Reporter {
         (Self { options, log: log.clone(), record, posts, posted }, poster)
     }
 
-    /// Reports every interval until `closed` is disconnected, then once more, so that the last report has the sums of the
-    /// whole run. Returns within half a second of that; a POST under way is left behind. Call it with all stages started
-    /// and close it when they have ended.
-    pub fn run(self, stats: &Arc<Stats>, closed: &Receiver<Infallible>) {
+    /// Reports every interval until `end` says by when the last report must be over, then once more, so that it has the sums of
+    /// the whole run. A POST that is under way then is left behind. Call it with all stages started and end it when they
+    /// have ended; a disconnected `end` leaves no time.
+    pub fn run(self, stats: &Arc<Stats>, end: &Receiver<Instant>) {
         let start = Instant::now();
         let mut meter = Meter::new(start);
         let mut due = start + self.options.interval;
-        while closed.recv_deadline(due) == Err(RecvTimeoutError::Timeout) {
+        let deadline = loop {
+            match end.recv_deadline(due) {
+                Ok(deadline) => break deadline,
+                Err(RecvTimeoutError::Disconnected) => break Instant::now(),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
             self.report(&meter.report(Counters::of(stats), Instant::now()), Instant::now());
             due = next(due, self.options.interval, Instant::now());
-        }
-        let deadline = Instant::now() + MOMENT;
+        };
         self.report(&meter.report(Counters::of(stats), Instant::now()), deadline);
         let Self { posts, posted, .. } = self;
         drop(posts);

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -29,7 +29,8 @@ pub struct Shutdown(Arc<Latch>);
 struct Latch {
     /// Readable from the trip on, so that `poll(2)` beside an input descriptor sees it.
     event: OwnedFd,
-    reason: OnceLock<Reason>,
+    /// Why, and when.
+    tripped: OnceLock<(Reason, Instant)>,
     /// Dropped by the trip, so that `select!` beside another channel sees it.
     open: Mutex<Option<Sender<Infallible>>>,
     closed: Receiver<Infallible>,
@@ -44,12 +45,12 @@ impl Shutdown {
     pub fn new() -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let (open, closed) = bounded(0);
-        Ok(Self(Arc::new(Latch { event, reason: OnceLock::new(), open: Mutex::new(Some(open)), closed })))
+        Ok(Self(Arc::new(Latch { event, tripped: OnceLock::new(), open: Mutex::new(Some(open)), closed })))
     }
 
     /// Trips the latch. The first reason stays; later calls change nothing.
     pub fn trip(&self, reason: Reason) {
-        if self.0.reason.set(reason).is_ok() {
+        if self.0.tripped.set((reason, Instant::now())).is_ok() {
             // An eventfd refuses a write only at its counter's end, which one write cannot reach.
             let _ = rustix::io::write(&self.0.event, &1u64.to_ne_bytes());
             self.0.open.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -58,12 +59,17 @@ impl Shutdown {
 
     /// True from the first trip on.
     pub fn is_tripped(&self) -> bool {
-        self.0.reason.get().is_some()
+        self.0.tripped.get().is_some()
     }
 
     /// Why, once tripped.
     pub fn reason(&self) -> Option<Reason> {
-        self.0.reason.get().copied()
+        self.0.tripped.get().map(|(reason, _)| *reason)
+    }
+
+    /// When it tripped; `None` before.
+    pub fn tripped_at(&self) -> Option<Instant> {
+        self.0.tripped.get().map(|(_, at)| *at)
     }
 
     /// Waits until the latch trips or `limit` has passed; true when it is tripped.

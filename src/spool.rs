@@ -143,6 +143,8 @@ pub struct Spool {
     header: HeaderMode,
     names: Names,
     open: Option<Segment>,
+    /// The lines in it.
+    open_sums: Sums,
     stock: Arc<Stock>,
     counting: Counting,
     /// The first look at the directory, while it takes longer than the start waited for it.
@@ -216,6 +218,7 @@ impl Spool {
             first_index: names.next(),
             names,
             open: None,
+            open_sums: Sums::default(),
             stock,
             counting,
             late: survey.is_none().then_some(surveyed),
@@ -295,6 +298,7 @@ impl Spool {
                 return Err(Trouble::Io { path: self.dir.path().join(segment.part_name()), source });
             }
             self.stats.open_bytes.set(segment.len());
+            self.open_sums.add(&packed.findings.written);
         }
         self.account(packed, wall);
         Ok(())
@@ -319,6 +323,7 @@ impl Spool {
         let sealed =
             sealed.map_err(|source| Trouble::Io { path: self.dir.path().join(segment.part_name()), source })?;
         self.open = None;
+        self.open_sums = Sums::default();
         self.stats.open_bytes.set(0);
         self.stats.sealed_files.add(1);
         self.stats.sealed_bytes.add(sealed.len);
@@ -329,6 +334,12 @@ impl Spool {
             duration: now.saturating_duration_since(sealed.opened),
         });
         self.take_late_look()
+    }
+
+    /// The lines of the open segment when it has no name in the directory any more: nobody will find them once it is closed.
+    pub fn vanished(&self) -> Sums {
+        let has_name = |open: &Segment| open.has_name(&self.dir);
+        if self.open.as_ref().is_none_or(has_name) { Sums::default() } else { self.open_sums }
     }
 
     /// Path of the open segment, or of the directory; for messages.

@@ -151,9 +151,31 @@ impl Sums {
         self.packets = self.packets.wrapping_add(other.packets);
         self.octets = self.octets.wrapping_add(other.octets);
     }
+
+    /// What of this is in none of `parts`; never below zero.
+    #[must_use]
+    pub fn without(mut self, parts: &[Self]) -> Self {
+        for part in parts {
+            self.lines = self.lines.saturating_sub(part.lines);
+            self.bytes = self.bytes.saturating_sub(part.bytes);
+            self.packets = self.packets.saturating_sub(part.packets);
+            self.octets = self.octets.saturating_sub(part.octets);
+        }
+        self
+    }
 }
 
 impl Flow {
+    /// The sums now.
+    pub fn sums(&self) -> Sums {
+        Sums {
+            lines: self.lines.get(),
+            bytes: self.bytes.get(),
+            packets: self.packets.get(),
+            octets: self.octets.get(),
+        }
+    }
+
     /// Adds one batch.
     pub fn add(&self, sums: &Sums) {
         self.lines.add(sums.lines);
@@ -170,14 +192,20 @@ pub struct Stats {
     pub read: Flow,
     /// Appended to a segment (spool).
     pub written: Flow,
-    /// Set aside in `rejects/` (spool). Header lines that were dropped are in `header_lines`.
+    /// Set aside in `rejects/` (spool). Header lines that were left out are in `header_lines`.
     pub rejected: Flow,
     /// Lines that had the wrong number of columns and passed, because `processor_bad_lines` is `keep` (pack).
     pub bad_lines: Number,
     /// Header lines left out of the files by `processor_csv_header` (spool).
     pub header_lines: Number,
-    /// Lost on purpose or by necessity, each time with an event in the log (spool).
+    /// Lines of sealed files that gave way under `drop-oldest`; they are in `written`, too (spool).
     pub dropped: Flow,
+    /// Read, and in no file: the disk did not take them before the program had to end. The bytes are also those of header
+    /// lines that were left out (pipeline).
+    pub lost: Flow,
+    /// In `written`, but gone with their open file, which somebody removed and which could not be brought back before the
+    /// program had to end (pipeline).
+    pub vanished: Flow,
     /// Rejected lines whose text did not fit into `rejects/` any more; counted in `rejected` too (spool).
     pub rejects_unkept: Number,
 
@@ -245,6 +273,18 @@ pub struct Stats {
 
     /// The supervised daemons (`processor_source: pmacct`).
     pub chain: Chain,
+}
+
+impl Stats {
+    /// Lines that were read and are in no file.
+    pub fn lost_lines(&self) -> u64 {
+        self.lost.lines.get() + self.vanished.lines.get()
+    }
+
+    /// Lines in files: written, and not gone with a file before it was sealed.
+    pub fn lines_in_files(&self) -> u64 {
+        self.written.lines.get().saturating_sub(self.vanished.lines.get())
+    }
 }
 
 /// What the two daemons and the kernel tell of the way before the rows. Sums over all lives of the daemons; written by the

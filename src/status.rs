@@ -104,7 +104,6 @@ const PAGE: &str = include_str!("status/page.html");
 #[derive(Debug)]
 pub struct Status {
     stop: Shutdown,
-    dir: PathBuf,
 }
 
 impl Status {
@@ -128,16 +127,15 @@ impl Status {
             started: now,
             history: History::new(now),
         };
-        let (latch, place) = (stop.clone(), path.clone());
-        spawn("status", move || desk.run(options.listen, &place, &latch))?;
-        Ok(Self { stop, dir: path })
+        let latch = stop.clone();
+        spawn("status", move || desk.run(options.listen, &path, &latch))?;
+        Ok(Self { stop })
     }
 
-    /// Ends the room. Waits for nobody: an answer under way is left behind.
+    /// Ends the room. Waits for nobody: an answer under way is left behind, and so is the socket's name in the data directory,
+    /// which the next life replaces. To remove it would be the last thing that a frozen disk could hold the program with.
     pub fn end(self) {
         self.stop.trip(Reason::StageEnded("status"));
-        // What stays is replaced by the next life.
-        let _ = serve::remove_socket(&self.dir);
     }
 }
 

@@ -4,7 +4,7 @@
 //!  * A local file goes only after [`Session::put`](crate::remote::Session::put) said that the server has it whole under its final name.
 //!  * A file that fails waits for the next pass, where it comes last; it never holds back the others.
 //!  * Nothing here slows the reading of input: this room has threads of its own and shares no lock with other stages.
-//!  * [`Uploader::run`] returns within a second of the last pass's deadline, also when a remote, a disk or a name server hangs.
+//!  * [`Uploader::run`] returns within 300 ms of the last pass's deadline, also when a remote, a disk or a name server hangs.
 //!    What is under way then is abandoned with its thread; the file stays in the queue.
 //!
 //! A pass uses one session for all its files, or up to `connections` of them in parallel. The others begin only when the
@@ -38,8 +38,9 @@ pub struct Options {
     pub connections: usize,
 }
 
-/// How long after the last deadline a lane may still come back by itself. The remote promises a second.
-const GRACE: Duration = Duration::from_millis(900);
+/// How long after the last deadline a lane may still come back by itself, its sockets shut down: what is left of
+/// [`Part::Uploads`](crate::end::Part::Uploads) is for the last look at what waits.
+const GRACE: Duration = Duration::from_millis(200);
 
 /// The order for the last pass. A closed channel means the same without a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::log::{Event, Lang, Log};
+use crate::notify::State;
 use crate::stats::Stats;
 use crate::threads::spawn;
 
@@ -20,6 +21,10 @@ use crate::threads::spawn;
 const LOOK: Duration = Duration::from_millis(250);
 /// Time between two lines in the log.
 const LINE: Duration = Duration::from_secs(5);
+
+/// How much longer than it would by itself the service manager waits for a start that repairs files; asked for again at a
+/// third of it, so that a start which does not get on any more is still noticed.
+const EXTENSION: Duration = Duration::from_secs(30);
 
 /// Long work, as it stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,9 +129,14 @@ impl Progress {
 
     fn run(&self, stats: &Stats, log: &Log, closed: &Receiver<Infallible>) {
         let mut pace = Pace { work: None };
+        let mut extend_at = Instant::now();
         let mut shown: Option<(Work, ProgressBar)> = None;
         while closed.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
             let work = Work::seen(stats);
+            if matches!(work, Some(Work::Salvage { .. })) && Instant::now() >= extend_at {
+                super::tell_manager(State::Starting(EXTENSION));
+                extend_at = Instant::now() + EXTENSION / 3;
+            }
             let Some(bars) = &self.bars else {
                 let due = pace.is_due(work, Instant::now());
                 if let Some(work) = work.filter(|_| due) {
@@ -180,11 +190,11 @@ impl Progress {
 }
 
 impl Watch {
-    /// Takes what is shown away; waits for that a moment at most.
-    pub(super) fn end(mut self) {
+    /// Takes what is shown away; waits for that until `deadline` at most.
+    pub(super) fn end(mut self, deadline: Instant) {
         self.open = None;
         // A terminal that takes nothing must not keep the program from ending.
-        let _ = self.gone.recv_timeout(LOOK);
+        let _ = self.gone.recv_deadline(deadline);
     }
 }
 

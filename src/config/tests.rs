@@ -100,7 +100,7 @@ fn the_defaults() {
     assert_eq!(config.pipeline.flush_interval, Duration::from_secs(1));
     assert_eq!(config.pipeline.rotate_interval, Duration::from_mins(10));
     assert_eq!(config.pipeline.rotate_bytes, 100 << 20);
-    assert_eq!(config.pipeline.shutdown_timeout, Duration::from_secs(8));
+    assert_eq!(config.shutdown_timeout, Duration::from_secs(8));
     assert_eq!((config.spool.max_bytes, config.spool.min_free), (None, 256 << 20));
     assert_eq!(config.spool.dir, Path::new("/data"));
     assert_eq!(config.level, pack::Level::Auto);

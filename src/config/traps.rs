@@ -66,7 +66,7 @@ impl Config {
     }
 
     fn slow_stop(&self) -> Option<String> {
-        let limit = self.pipeline.shutdown_timeout;
+        let limit = self.shutdown_timeout;
         (limit + Duration::from_secs(1) >= CONTAINER_STOP).then(|| {
             format!(
                 "processor_shutdown_timeout_sec: {} is longer than the 10 s after which docker stop kills; there, give the \

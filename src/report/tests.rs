@@ -14,6 +14,8 @@ fn counters(factor: u64) -> Counters {
         bytes: 60_000 * factor,
         lines: 100 * factor,
         rejected_lines: factor,
+        header_lines: 6 * factor,
+        lost_lines: 11 * factor,
         dropped_lines: 2 * factor,
         spool_files: 3,
         spool_bytes: 4096,
@@ -133,9 +135,9 @@ fn the_last_report_is_posted_and_recorded() {
     let poster = thread::spawn(move || poster.unwrap().run());
     let stats = Arc::new(Stats::default());
     stats.read.packets.add(42);
-    let (close, closed) = bounded(0);
-    drop(close);
-    reporter.run(&stats, &closed);
+    let (end, ending) = bounded(1);
+    end.send(Instant::now() + Duration::from_secs(30)).unwrap();
+    reporter.run(&stats, &ending);
     poster.join().unwrap();
     let body = receiver.join().unwrap().remove(0);
     let json: serde_json::Value = serde_json::from_str(&body).unwrap();
@@ -175,9 +177,9 @@ fn a_receiver_that_hangs_holds_nobody_back() {
     let (reporter, poster) = Reporter::new(options(Some(url), Some(path.clone())), &log);
     let poster = poster.unwrap().within(Duration::from_secs(2));
     let poster = thread::spawn(move || poster.run());
-    let (close, closed) = bounded(0);
-    drop(close);
-    reporter.run(&Arc::default(), &closed);
+    let (end, ending) = bounded(1);
+    end.send(Instant::now() + Duration::from_millis(300)).unwrap();
+    reporter.run(&Arc::default(), &ending);
     assert!(!poster.is_finished(), "the reporter has returned while the POST is under way");
     assert_eq!(std::fs::read_to_string(path).unwrap().lines().count(), 1);
     poster.join().unwrap();

@@ -84,6 +84,15 @@ impl Dir {
         &self.path
     }
 
+    /// True when `name` in the directory is the open file `file`.
+    pub fn names_file(&self, name: &str, file: &File) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |file: &File| file.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
+        // A directory that is gone finds nothing below it; its own file's link count tells the same at once.
+        let named = self.open_read(name).ok().and_then(|named| identity(&named));
+        named.is_some() && named == identity(file)
+    }
+
     /// Makes a file that must not exist yet, for reading and writing.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! One open file: a gzip member (RFC 1952) that grows piece by piece.
 //!
 //! Every step can fail and be tried again: bytes go to a fixed offset, and the offset moves only after they are there.
-//! The file is never truncated and never written before that offset.
+//! The file is never written before that offset, and cut back to it only when it is sealed behind a write that failed.
 
 use std::fs::File;
 use std::io;
@@ -38,6 +38,8 @@ pub struct Segment {
     file: File,
     /// Where the next piece goes.
     offset: u64,
+    /// A failed write may have left bytes behind `offset`.
+    has_remains: bool,
     /// CRC-32 and length of what the pieces unpack to.
     raw: Hasher,
     raw_bytes: u64,
@@ -86,7 +88,18 @@ impl Segment {
         let mut stored = Hasher::new();
         stored.update(&GZIP_HEADER);
         let offset = GZIP_HEADER.len() as u64;
-        Ok(Self { part, name, file, offset, raw: Hasher::new(), raw_bytes: 0, stored, opened: now, step: Step::Close })
+        Ok(Self {
+            part,
+            name,
+            file,
+            offset,
+            has_remains: false,
+            raw: Hasher::new(),
+            raw_bytes: 0,
+            stored,
+            opened: now,
+            step: Step::Close,
+        })
     }
 
     /// Appends one piece.
@@ -95,7 +108,9 @@ impl Segment {
     ///
     /// What the disk says. Nothing counts as written; the same call may be made again.
     pub fn append(&mut self, piece: &Piece) -> io::Result<()> {
+        self.has_remains = true;
         self.file.write_all_at(&piece.deflate, self.offset)?;
+        self.has_remains = false;
         self.offset += piece.deflate.len() as u64;
         self.stored.update(&piece.deflate);
         self.raw.combine(&Hasher::new_with_initial_len(piece.crc, piece.len));
@@ -106,6 +121,11 @@ impl Segment {
     /// Name of the file as it is written now.
     pub fn part_name(&self) -> &str {
         &self.part
+    }
+
+    /// Whether the open file can be found in the directory: somebody may have removed it, or the directory.
+    pub fn has_name(&self, dir: &Dir) -> bool {
+        dir.names_file(&self.part, &self.file) || dir.names_file(&format!("{}{SEALED}", self.name), &self.file)
     }
 
     /// Another final name, because a file that is not ours has the one before.
@@ -139,6 +159,10 @@ impl Segment {
         loop {
             match self.step {
                 Step::Close => {
+                    if self.has_remains {
+                        self.file.set_len(self.offset)?;
+                        self.has_remains = false;
+                    }
                     let trailer = trailer(self.raw.clone().finalize(), self.raw_bytes);
                     self.file.write_all_at(&trailer, self.offset)?;
                     self.offset += trailer.len() as u64;

@@ -36,6 +36,7 @@ pub fn object(stats: &Stats, moment: &Moment<'_>, history: &History, recent: &Re
         "rejectedLines": stats.rejected.lines.get(),
         "headerLines": stats.header_lines.get(),
         "badLines": stats.bad_lines.get(),
+        "lostLines": stats.lost_lines(),
         "droppedLines": stats.dropped.lines.get(),
         "spool": spool(stats, moment),
         "upload": upload(stats, moment),

@@ -33,6 +33,8 @@ pub fn losses(stats: &Stats) -> Vec<Loss> {
         of("torn_row", "lines", &chain.torn_rows),
         of("quarantine", "lines", &stats.rejected.lines),
         of("quarantine_full", "lines", &stats.rejects_unkept),
+        of("end", "lines", &stats.lost.lines),
+        of("removed_part", "lines", &stats.vanished.lines),
         of("torn_file", "bytes", &stats.salvage_cut_bytes),
         of("damaged_file", "files", &stats.torn_set_aside),
         of("spool_eviction", "lines", &stats.dropped.lines),

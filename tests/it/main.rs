@@ -17,6 +17,7 @@ mod delivery;
 mod dependencies;
 mod design;
 mod disk;
+mod end;
 mod hostile;
 mod numbers;
 mod packaging;

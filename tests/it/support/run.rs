@@ -162,8 +162,13 @@ impl Probe {
 
     /// Starts it behind `wrapper`.
     pub fn start_under(&self, wrapper: &[String]) -> Live {
+        Live::start(self.command_under(wrapper))
+    }
+
+    /// The command line behind `wrapper`, with the configuration written.
+    pub fn command_under(&self, wrapper: &[String]) -> Command {
         self.write_config();
-        Live::start(self.bare_command(wrapper))
+        self.bare_command(wrapper)
     }
 
     /// Feeds `input`, closes, waits for the end.
@@ -232,8 +237,13 @@ fn has_event(log: &str, event: &str) -> bool {
 }
 
 impl Live {
-    pub fn start(mut command: Command) -> Self {
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    pub fn start(command: Command) -> Self {
+        Self::start_reading(command, Stdio::piped())
+    }
+
+    /// Starts it with an input of the test's own.
+    pub fn start_reading(mut command: Command, input: Stdio) -> Self {
+        command.stdin(input).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let stdin = child.stdin.take();
         let mut stderr = child.stderr.take().unwrap();
@@ -261,6 +271,11 @@ impl Live {
     /// A second handle of its input, for a thread that floods.
     pub fn take_input(&mut self) -> ChildStdin {
         self.stdin.take().expect("an open input")
+    }
+
+    /// Bytes that it was fed and has not read.
+    pub fn input_left(&self) -> u64 {
+        rustix::io::ioctl_fionread(self.stdin.as_ref().expect("an open input")).unwrap()
     }
 
     pub fn close(&mut self) {
