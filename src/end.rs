@@ -120,6 +120,10 @@ impl End {
     }
 
     /// Waits for `running` as long as `part` may take, also when the latch trips only meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// When the thread panicked, or still runs when the part's time is over.
     pub fn wait<T>(&self, running: &Running<T>, part: Part) -> Result<T, NoResult> {
         let begun = Instant::now();
         if part.own().is_none() && !self.latch.is_tripped() {

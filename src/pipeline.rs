@@ -112,7 +112,11 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Starts everything, the source last. Fails only when a thread cannot be made.
+    /// Starts everything, the source last.
+    ///
+    /// # Errors
+    ///
+    /// Only when the system has no thread left. A stage that fails later is an [`Outcome`].
     pub fn start(parts: Parts) -> io::Result<Self> {
         let Parts { options, source, check, level, spool, upload, end, stats, log } = parts;
         let (uploading, last_pass, hurry) = start_upload(upload)?;

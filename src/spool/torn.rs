@@ -21,7 +21,6 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use super::dir::{Dir, Entry};
@@ -173,7 +172,7 @@ impl Room<'_> {
             }
             opened => opened?,
         };
-        if is_same_file(&file, self.dir.open_read(&format!("{stem}{SEALED}"))) {
+        if self.dir.names_file(&format!("{stem}{SEALED}"), &file) {
             // Sealed by a link, where the file system has no other way, and killed before the first name was gone.
             self.dir.remove(&part.name)?;
             self.dir.sync()?;
@@ -285,7 +284,7 @@ impl Room<'_> {
             let name = if number == 0 { part.to_owned() } else { format!("{part}.{number}") };
             match self.dir.move_new(part, &torn, &name) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    if !is_same_file(&file, torn.open_read(&name)) {
+                    if !torn.names_file(&name, &file) {
                         continue;
                     }
                     // Moved by a link, and killed before the first name was gone.
@@ -333,11 +332,6 @@ fn forget(dir: &Dir, name: &str) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-fn is_same_file(file: &File, other: io::Result<File>) -> bool {
-    let identity = |file: &File| file.metadata().map(|meta| (meta.dev(), meta.ino())).ok();
-    other.is_ok_and(|other| identity(file).is_some() && identity(file) == identity(&other))
 }
 
 /// True when the disk has no room or takes no writes at all, whatever the file.
