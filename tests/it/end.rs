@@ -131,10 +131,8 @@ fn a_salvage_under_way() {
         let mut live = probe.start();
         // What waits in the pipe meanwhile is not lost with it.
         live.feed(&rows(0..10));
-        wait_until("salvage", || match packing {
-            false => probe.data().join(".processor.next").exists(),
-            true => names(probe.data()).iter().any(|name| name.ends_with(".repack")),
-        });
+        let begun = if packing { ".repack" } else { ".processor.next" };
+        wait_until("salvage", || names(probe.data()).iter().any(|name| name.ends_with(begun)));
         let ended = stop(live).expect(0);
         assert!(!ended.has("segment_salvaged"), "{}", ended.log);
         assert!(
