@@ -296,7 +296,10 @@ impl State {
             | Life::Leaving { deadline, .. } => Some(deadline),
             Life::Off | Life::Up { .. } | Life::Killed { .. } => None,
         };
-        [wake(self.collector.life), wake(self.exporter.life)].into_iter().flatten().min()
+        // An exporter that is due waits for a collector that is up: until then its own time changes nothing.
+        let is_blocked = matches!((self.exporter.life, self.collector.life), (Life::Due(_), life) if !matches!(life, Life::Up { .. }));
+        let exporter = if is_blocked { None } else { wake(self.exporter.life) };
+        [wake(self.collector.life), exporter].into_iter().flatten().min()
     }
 }
 
@@ -516,6 +519,19 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_collector_that_does_not_come_up_is_waited_for() {
+        let (begun, limits) = (Instant::now(), small());
+        let (mut state, mut now) = (State::new(begun), begun);
+        for _ in 0..2 {
+            (state, _) = step(state, Event::Tick, now, &limits);
+            (state, _) = step(state, Event::StartFailed(Daemon::Collector), now, &limits);
+            let wake = state.wake_at().unwrap();
+            assert!(wake > now, "an exporter that is due is no reason to wake at once");
+            now = wake;
+        }
+    }
 
     fn small() -> Limits {
         Limits {
