@@ -1,4 +1,5 @@
-//! Oldest segment → remote → remove: passes over the queue at start, at every interval, and once more at the end.
+//! Oldest segment → remote → remove: passes over the queue at start, at every interval, and once more at the end. The second
+//! pass comes earlier, by chance: probes that were started together keep apart from then on.
 //!
 //! Promises:
 //!  * A local file goes only after [`Session::put`](crate::remote::Session::put) said that the server has it whole under its final name.
@@ -18,7 +19,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, after, bounded, neve
 use crate::log::{Event, Log};
 use crate::random::random;
 use crate::remote::Remote;
-use crate::remote::retry::{Backoff, Trouble};
+use crate::remote::retry::{self, Backoff, Trouble};
 use crate::spool::queue::Queue;
 use crate::stats::Stats;
 use crate::threads;
@@ -86,16 +87,20 @@ impl Uploader {
     /// Pass after pass until the order for the last one comes.
     fn passes(&self, end: &Receiver<LastPass>, memory: &Arc<Memory>) -> LastPass {
         let mut backoff = Backoff::default();
+        let mut is_first = true;
         loop {
             let begun = Instant::now();
             let outcome = self.pass(end, None, memory);
             let wait = match outcome.end {
                 PassEnd::Whole => {
                     backoff.reset();
-                    self.options.interval.saturating_sub(begun.elapsed())
+                    let first = std::mem::take(&mut is_first);
+                    let interval = self.options.interval;
+                    let interval = if first { retry::phase(interval, random()) } else { interval };
+                    interval.saturating_sub(begun.elapsed())
                 }
                 PassEnd::Trouble { trouble, text } => {
-                    let wait = backoff.next(trouble, random());
+                    let wait = backoff.next(trouble, Instant::now(), self.options.interval, random());
                     let address = self.remote.address();
                     let error = text.strip_prefix(&format!("{address}: ")).unwrap_or(&text).to_owned();
                     self.log.event(Event::UploadPassFailed { address, error, retry_in: wait });

@@ -1,11 +1,13 @@
-//! How long to wait after a failed pass: exponential back-off with jitter. Pure; the random number is an argument.
+//! When the next pass begins: after a failed one a back-off with jitter, after a good one the interval. Pure; the random number
+//! and the time are arguments.
 //!
-//! Promise: many probes that lost the same server do not come back in step, and a refused login is repeated so rarely
-//! that a server which locks accounts out after a few failures is not kept locked by us.
+//! Promise: many probes that lost the same server, or were started together, do not come in step; a server that is back is
+//! found again within the time that it was away, and within the interval; and a refused login is repeated so rarely that a
+//! server which locks accounts out after a few failures is not kept locked by us.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// First limit after a failed pass.
+/// Limit of the wait after the first failed pass.
 const FIRST: Duration = Duration::from_secs(5);
 /// No wait after a failed pass is longer.
 const LAST: Duration = Duration::from_mins(5);
@@ -24,10 +26,11 @@ pub enum Trouble {
     RefusedLogin,
 }
 
-/// Counts failed passes in a row.
+/// Failed passes in a row.
 #[derive(Debug, Clone, Default)]
 pub struct Backoff {
-    failures: u32,
+    /// When the first of them ended.
+    since: Option<Instant>,
     refused: u32,
 }
 
@@ -37,17 +40,19 @@ impl Backoff {
         *self = Self::default();
     }
 
-    /// Takes one more failed pass and says how long to wait before the next one. `random` is any number, evenly spread.
+    /// Takes one more pass, that failed at `now`, and says how long to wait before the next one. `interval` is the time between
+    /// passes when all is well; `random` is any number, evenly spread.
     ///
-    /// Full jitter for an unreachable server: anything from 0 to the limit, which doubles from 5 s to 5 min.
+    /// For an unreachable server nearly full jitter, from an eighth of the limit to the limit, which is the time since the
+    /// first failure, but 5 s at least and 5 min at most, and never more than the interval.
     /// After a refused login never less than 5 min: from the limit's half to the limit, which doubles from 10 min to 1 h.
-    pub fn next(&mut self, trouble: Trouble, random: u64) -> Duration {
+    pub fn next(&mut self, trouble: Trouble, now: Instant, interval: Duration, random: u64) -> Duration {
+        let since = *self.since.get_or_insert(now);
         match trouble {
             Trouble::Unreachable => {
-                let limit = doubled(FIRST, self.failures).min(LAST);
-                self.failures = self.failures.saturating_add(1);
                 self.refused = 0;
-                part(limit, random)
+                let limit = now.saturating_duration_since(since).clamp(FIRST, LAST).min(interval);
+                limit / 8 + part(limit / 8 * 7, random)
             }
             Trouble::RefusedLogin => {
                 let least = doubled(FIRST_REFUSED, self.refused).min(LAST_REFUSED / 2);
@@ -56,6 +61,12 @@ impl Backoff {
             }
         }
     }
+}
+
+/// The wait after the first good pass: any part of the interval, so that probes which were started together keep apart from
+/// then on.
+pub fn phase(interval: Duration, random: u64) -> Duration {
+    part(interval, random)
 }
 
 fn doubled(first: Duration, times: u32) -> Duration {
@@ -74,46 +85,78 @@ mod tests {
 
     use super::*;
 
-    fn longest(trouble: Trouble, passes: u32) -> Vec<u64> {
-        let mut backoff = Backoff::default();
-        let limit_of = |backoff: &Backoff| {
-            (0..=3_600_000u64).step_by(500).map(|r| backoff.clone().next(trouble, r).as_millis() as u64).max().unwrap()
-        };
+    const INTERVAL: Duration = Duration::from_mins(10);
+
+    /// The longest waits, each served in full, with the limit that was asked for.
+    fn longest(trouble: Trouble, interval: Duration, passes: u32) -> Vec<u64> {
+        let (mut backoff, mut now) = (Backoff::default(), Instant::now());
         (0..passes)
             .map(|_| {
-                let limit = limit_of(&backoff) / 1000;
-                backoff.next(trouble, 0);
-                limit
+                let wait = |backoff: &Backoff, random| backoff.clone().next(trouble, now, interval, random);
+                let longest = (0..=3_600_000u64).step_by(500).map(|random| wait(&backoff, random)).max().unwrap();
+                backoff.next(trouble, now, interval, 0);
+                now += longest;
+                (longest + Duration::from_millis(500)).as_secs()
             })
             .collect()
     }
 
     #[test]
-    fn limits_double_and_end() {
-        assert_eq!(longest(Trouble::Unreachable, 9), [5, 10, 20, 40, 80, 160, 300, 300, 300]);
-        assert_eq!(longest(Trouble::RefusedLogin, 5), [600, 1200, 2400, 3600, 3600]);
+    fn limits_follow_the_time_away_and_end() {
+        assert_eq!(longest(Trouble::Unreachable, INTERVAL, 10), [5, 5, 10, 20, 40, 80, 160, 300, 300, 300]);
+        assert_eq!(longest(Trouble::Unreachable, Duration::from_secs(5), 30), [5; 30]);
+        assert_eq!(longest(Trouble::RefusedLogin, Duration::from_secs(5), 5), [600, 1200, 2400, 3600, 3600]);
+    }
+
+    #[test]
+    fn a_server_that_is_back_is_found_within_the_interval_or_the_time_it_was_away() {
+        for (interval, away) in [(5, 60), (600, 60), (600, 7200), (60, 3600)] {
+            let (interval, away) = (Duration::from_secs(interval), Duration::from_secs(away));
+            for probe in 0..300u64 {
+                let begun = Instant::now();
+                let (mut backoff, mut now) = (Backoff::default(), begun);
+                while now < begun + away {
+                    let random =
+                        (probe + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left((now - begun).subsec_millis() % 64);
+                    now += backoff.next(Trouble::Unreachable, now, interval, random);
+                }
+                let late = now - (begun + away);
+                assert!(late <= interval && late <= away.max(FIRST) && late <= LAST, "{late:?} after {away:?}");
+            }
+        }
     }
 
     #[test]
     fn success_begins_anew() {
-        let mut backoff = Backoff::default();
-        for _ in 0..20 {
-            backoff.next(Trouble::Unreachable, 7);
+        let (mut backoff, now) = (Backoff::default(), Instant::now());
+        for n in 0..20 {
+            backoff.next(Trouble::Unreachable, now + n * LAST, INTERVAL, 7);
         }
         backoff.reset();
-        assert!(backoff.next(Trouble::Unreachable, u64::MAX) <= FIRST);
+        assert!(backoff.next(Trouble::Unreachable, now + 30 * LAST, INTERVAL, u64::MAX) <= FIRST);
+    }
+
+    #[test]
+    fn probes_that_start_together_part() {
+        let mut phases: Vec<_> =
+            (0..300u64).map(|n| phase(INTERVAL, n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 7).as_secs()).collect();
+        assert!(phases.iter().all(|phase| *phase <= 600));
+        phases.sort_unstable();
+        phases.dedup();
+        assert!(phases.len() > 200, "{}", phases.len());
     }
 
     proptest! {
         #[test]
         fn no_wait_leaves_its_range(troubles in proptest::collection::vec(any::<(bool, u64)>(), 0..200)) {
             let mut backoff = Backoff::default();
+            let now = Instant::now();
             for (refused, random) in troubles {
                 if refused {
-                    let wait = backoff.next(Trouble::RefusedLogin, random);
+                    let wait = backoff.next(Trouble::RefusedLogin, now, INTERVAL, random);
                     prop_assert!((FIRST_REFUSED..=LAST_REFUSED).contains(&wait));
                 } else {
-                    prop_assert!(backoff.next(Trouble::Unreachable, random) <= LAST);
+                    prop_assert!(backoff.next(Trouble::Unreachable, now, INTERVAL, random) <= LAST);
                 }
             }
         }
