@@ -303,6 +303,13 @@ impl Config {
         if self.warnings.is_empty() && notes.is_empty() {
             lines.push("no warnings".to_owned());
         }
+        if self.ftp.is_some() && self.spool.prefix == "flows_" {
+            lines.push(
+                "note: every probe that keeps the prefix flows_ makes the same names; where several share a directory of the \
+                 server, FTP cannot keep one from overwriting another's file: processor_file_prefix: flows_{host}_"
+                    .to_owned(),
+            );
+        }
         lines.join("\n") + "\n"
     }
 
@@ -633,6 +640,12 @@ fn ftp(given: &mut Given, read: &dyn Fn(&Path) -> io::Result<Vec<u8>>) -> ftp::O
         tls: if tls { ftp::Tls::Explicit { ca } } else { ftp::Tls::Off },
         mode: given
             .choice("processor_ftp_mode", [("passive", ftp::Mode::Passive), ("active", ftp::Mode::Active)])
+            .unwrap_or_default(),
+        put: given
+            .choice("processor_ftp_put", [("rename", ftp::Put::Rename), ("direct", ftp::Put::Direct)])
+            .unwrap_or_default(),
+        charset: given
+            .choice("processor_ftp_charset", [("utf-8", ftp::Charset::Utf8), ("gbk", ftp::Charset::Gbk)])
             .unwrap_or_default(),
     }
 }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 pub mod dir;
 pub mod ftp;
+mod progress;
 pub mod reply;
 pub mod retry;
 mod socket;
@@ -23,6 +24,19 @@ pub struct Upload<'a> {
     pub file: &'a File,
     /// Its length in bytes.
     pub len: u64,
+}
+
+/// How a segment was delivered. Whatever it is, the local file may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivered {
+    /// It stands there under its final name, with our length.
+    Stands,
+    /// The same, by an earlier attempt whose end was not seen.
+    Before,
+    /// The far end had it whole, and took it away before it could be looked at again.
+    Taken,
+    /// The far end says that it has it, and shows nothing.
+    Told,
 }
 
 /// What a failed attempt means for the rest of the pass.
@@ -68,7 +82,8 @@ pub trait Remote: Send + Sync {
     /// The address for messages: `10.0.0.10:21`.
     fn address(&self) -> String;
 
-    /// The longest time that a put of `len` bytes may take in all, however steady its progress.
+    /// The longest time that a put of `len` bytes may take in all, at the slowest progress that is progress. With a length of
+    /// 0 also the longest that opening may take.
     fn allowance(&self, len: u64) -> std::time::Duration;
 }
 
@@ -76,7 +91,7 @@ pub trait Remote: Send + Sync {
 pub trait Session {
     /// Puts one segment under its final name: temp name, length check, rename.
     ///
-    /// `Ok`: the server has the whole file under its final name; only now may the local file go.
+    /// `Ok`: the server has the whole file, or has had it; only now may the local file go.
     /// `Err`: nothing is known; the session is spent and must be dropped. The attempt may be repeated with a fresh
     /// session: a put that in truth succeeded is recognised then by name and length.
     /// Returns by `deadline` plus one second at the latest.
@@ -84,7 +99,19 @@ pub trait Session {
     /// # Errors
     ///
     /// The connection broke, the server refused, or the time was over; see `Err` above.
-    fn put(&mut self, upload: &Upload<'_>, deadline: Instant) -> Result<(), RemoteError>;
+    fn put(&mut self, upload: &Upload<'_>, deadline: Instant) -> Result<Delivered, RemoteError>;
+
+    /// Removes what broken transfers may have left on the server of segments that are gone here: `wanted` says of a name
+    /// whether the segment is still to be put. Called by an upload thread after opening. Returns by `deadline` plus one second
+    /// at the latest.
+    ///
+    /// # Errors
+    ///
+    /// The connection broke, or the time was over; the session is spent.
+    fn tidy(&mut self, wanted: &dyn Fn(&str) -> bool, deadline: Instant) -> Result<(), RemoteError> {
+        let _ = (wanted, deadline);
+        Ok(())
+    }
 
     /// Removes again what this session put last; nothing else can be named. For `processor check -connect` alone, whose test
     /// file must not stay. After `Err` the session is spent. Returns by `deadline` plus one second at the latest.

@@ -256,6 +256,8 @@ pub struct Stats {
     pub uploaded_files: Number,
     /// Their bytes.
     pub uploaded_bytes: Number,
+    /// How many of them were taken away there before they could be looked at again (uploader).
+    pub taken_files: Number,
     /// Attempts that failed (uploader).
     pub upload_failures: Number,
     /// How long the successful ones took (uploader).

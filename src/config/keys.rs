@@ -99,6 +99,18 @@ pub static KEYS: &[Key] = &[
         "passive",
         "who opens the data connection: we, or the server",
     ),
+    key(
+        "processor_ftp_put",
+        Choice(&["rename", "direct"]),
+        "rename",
+        "temp name, then rename; or direct, for accounts that may neither rename nor delete",
+    ),
+    key(
+        "processor_ftp_charset",
+        Choice(&["utf-8", "gbk"]),
+        "utf-8",
+        "how processor_ftp_dir is written to the server, and its words are read",
+    ),
     key("processor_ftp_connections", number(1, 8, ""), "1", "parallel uploads"),
     key(
         "processor_rotate_interval_sec",

@@ -359,6 +359,11 @@ catalogue! {
         zh "FTP 上传成功并删除本地文件: {name}"
         en "FTP upload done, local file deleted: {name}"
 
+    /// The server had the file whole, and somebody took it away at once.
+    Info UploadTaken "upload_taken" { name: String }
+        zh "{name} 已完整送达，随即被服务器端取走，视为上传成功"
+        en "{name} arrived whole and was taken away on the server at once; it counts as delivered"
+
     /// One file was not taken; it waits for the next pass.
     Error UploadFailed "upload_failed" per(name) { name: String, error: String }
         zh "FTP 上传失败: {name}: {error}"

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::{Remote, RemoteError, Scope, Session, Upload};
+use super::{Delivered, Remote, RemoteError, Scope, Session, Upload};
 
 /// A directory that takes segments.
 #[derive(Debug, Clone)]
@@ -50,14 +50,14 @@ impl Remote for Dir {
 }
 
 impl Session for Dir {
-    fn put(&mut self, upload: &Upload<'_>, _deadline: Instant) -> Result<(), RemoteError> {
+    fn put(&mut self, upload: &Upload<'_>, _deadline: Instant) -> Result<Delivered, RemoteError> {
         let target = self.path.join(upload.name);
         let put = match File::open(&target) {
-            Ok(there) => recognise(&there, upload),
+            Ok(there) => recognise(&there, upload).map(|()| Delivered::Before),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let stored = store(&self.path, &target, upload);
                 self.stored = stored.is_ok().then_some(target);
-                stored
+                stored.map(|()| Delivered::Stands)
             }
             Err(error) => Err(error),
         };

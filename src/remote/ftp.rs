@@ -1,37 +1,46 @@
 //! FTP and explicit FTPS by suppaftp.
 //!
 //! A segment `NAME` goes up as `NAME.TOKEN.tmp`, is checked by `SIZE` against the local length and renamed. The token belongs
-//! to one data directory, so two probes that share a prefix and a server directory never write into one temp file.
+//! to one data directory, so two probes that share a prefix and a server directory never write into one temp file. The order
+//! of the steps is in `delivery`, the connection in `session`, the words of failures in `errors`.
 //!
 //! Promises:
-//!  * `put` says `Ok` only after the server has shown the final name with the local length.
-//!  * The only things ever deleted are temp files that carry our token. A final name that exists is never replaced: it is
-//!    either recognised as the same bytes, delivered by an attempt whose end was not seen, or it is an error for this file.
-//!  * Nothing takes longer than its deadline plus a second, whatever the server does or leaves undone. [`Remote::hurry`] moves
-//!    that deadline, but for one wait: in active mode, for a server that has said it will connect.
+//!  * `put` says `Ok` only after the server has confirmed all of the file, shown the temp name with the local length and
+//!    confirmed the rename. Whoever takes it away then has had it whole.
+//!  * A temp file of ours stands at most once for each segment, is renamed and not sent again when it is whole, and goes when
+//!    its transfer was refused or its segment is gone.
+//!  * The only things ever deleted are temp files that carry our token, and with [`Put::Direct`] what a broken transfer of ours
+//!    left. A final name that exists is never replaced: it is either recognised as the same bytes, delivered by an attempt whose
+//!    end was not seen, or it is an error for this file.
+//!  * What makes progress is not cut ([`progress`]). Nothing else takes longer than its deadline plus a second, whatever the
+//!    server does or leaves undone. [`Remote::hurry`] moves that deadline, but for one wait: in active mode, for a server that
+//!    has said it will connect.
 //!  * With TLS on, no login and no byte of a file is sent without it. The password is in no error text.
 //!
-//! What FTP cannot promise: a rename that refuses to replace. Between the last look at the final name and the rename lies
-//! one round trip; another program that creates the same name in that moment is overwritten by most servers. Probes that
-//! share a directory should differ in `processor_file_prefix`; `{host}` does it.
+//! What FTP cannot promise:
+//!  * A rename that refuses to replace. Between the last look at the final name and the rename lies one round trip; another
+//!    program that creates the same name in that moment is overwritten by most servers. Probes that share a directory should
+//!    differ in `processor_file_prefix`; `{host}` does it.
+//!  * With [`Put::Direct`], on servers without `SIZE`, more than the server's own word that it has all.
 //!
 //! On a server that lets nobody read (RETR is refused), a final name with the same length counts as the same file.
 //!
 //! After any error the connection is dropped: a late reply would be taken for the answer to the next command.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use suppaftp::{FtpError, Mode as DataMode, RustlsFtpStream};
 
+use super::progress::{self, Line};
 use super::socket::{self, Resolver};
 pub use super::tls::TrustError;
 use super::tls::{Trust, Versions};
-use super::watchdog::{Watch, Watchdog};
+use super::watchdog::Watchdog;
 use super::{Remote, RemoteError, Scope, Session};
 use crate::secret::Secret;
 
@@ -39,7 +48,7 @@ mod delivery;
 mod errors;
 mod session;
 
-use delivery::Server;
+use delivery::{Memory, Server};
 use errors::io_text;
 use session::{FtpSession, Secured};
 
@@ -80,6 +89,27 @@ pub enum Mode {
     Active,
 }
 
+/// `processor_ftp_put`: how a file comes to its final name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Put {
+    /// Under a temp name first, checked by `SIZE`, then renamed: nobody sees a half file under the final name.
+    #[default]
+    Rename,
+    /// Under the final name at once, for accounts that may neither rename nor look; checked by `SIZE` where the server has it,
+    /// or else by the server's word that all has come.
+    Direct,
+}
+
+/// `processor_ftp_charset`: how names are written to the server, and its words are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Charset {
+    /// UTF-8, of which ASCII is a part.
+    #[default]
+    Utf8,
+    /// GBK, as many servers on Chinese Windows have it.
+    Gbk,
+}
+
 /// Settings of the FTP remote.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -99,6 +129,10 @@ pub struct Options {
     pub tls: Tls,
     /// Who opens the data connection.
     pub mode: Mode,
+    /// How a file comes to its final name.
+    pub put: Put,
+    /// How names are written.
+    pub charset: Charset,
 }
 
 impl Options {
@@ -109,9 +143,6 @@ impl Options {
     }
 }
 
-/// The slowest link that still drains a queue of segments usefully, bytes per second (64 kbit/s). Only the overall limit
-/// of a transfer is made from it.
-const SLOWEST: u64 = 8 * 1024;
 /// Times the time-out: for the commands around a transfer, which are waited for one after the other.
 const COMMANDS: u32 = 3;
 
@@ -135,13 +166,17 @@ pub struct Ftp {
     trust: Option<Trust>,
     /// Learnt at the first connection: the server has given up TLS 1.2.
     only_tls13: AtomicBool,
+    /// The address that answered last.
+    answered: Mutex<Option<SocketAddr>>,
 }
 
-/// What the sessions need, too.
+/// What the sessions need, too, and what they learn.
 #[derive(Debug)]
 struct Settings {
     options: Options,
     token: String,
+    memory: Memory,
+    line: Line,
 }
 
 impl Ftp {
@@ -159,14 +194,23 @@ impl Ftp {
             Tls::Explicit { ca } => Some(Trust::load(ca.as_deref())?),
         };
         let dog = Watchdog::start().map_err(SetupError::Thread)?;
-        let settings = Arc::new(Settings { options, token: token.to_owned() });
-        Ok(Self { settings, dog, resolver: Resolver::default(), trust, only_tls13: AtomicBool::new(false) })
+        let settings =
+            Settings { options, token: token.to_owned(), memory: Memory::default(), line: Line::new(Instant::now()) };
+        let settings = Arc::new(settings);
+        Ok(Self {
+            settings,
+            dog,
+            resolver: Resolver::default(),
+            trust,
+            only_tls13: AtomicBool::new(false),
+            answered: Mutex::default(),
+        })
     }
 }
 
 impl Remote for Ftp {
     fn open(&self, deadline: Instant) -> Result<Box<dyn Session>, RemoteError> {
-        let mut session = self.connect(deadline)?;
+        let mut session = self.connect(deadline.min(Instant::now() + self.settings.options.timeout * COMMANDS))?;
         session.prepare()?;
         session.watch.rest();
         Ok(Box::new(session))
@@ -181,7 +225,8 @@ impl Remote for Ftp {
     }
 
     fn allowance(&self, len: u64) -> Duration {
-        self.settings.options.timeout * COMMANDS + Duration::from_secs(len / SLOWEST)
+        let timeout = self.settings.options.timeout;
+        timeout * COMMANDS + progress::longest(len, timeout)
     }
 }
 
@@ -219,10 +264,13 @@ impl Ftp {
             ftp: None,
             mode: DataMode::Passive,
             opening: true,
+            deadline,
             stored: None,
             made: Vec::new(),
         };
         let socket = self.dial(&session)?;
+        session::pass_over_preludes(&socket)
+            .map_err(|error| session.failed("greeting", &FtpError::ConnectionError(error)))?;
         let over_ipv6 = socket.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_ipv6());
         session.mode = match self.settings.options.mode {
             Mode::Active => DataMode::Active,
@@ -232,42 +280,33 @@ impl Ftp {
         let ftp = RustlsFtpStream::connect_with_stream(socket).map_err(|error| session.failed("greeting", &error))?;
         let (watch, timeout) = (Arc::clone(&session.watch), self.settings.options.timeout);
         let mut ftp = ftp.passive_stream_builder(move |address| {
-            socket::dial(address, &watch, timeout).map_err(FtpError::ConnectionError)
+            let data = socket::race(&[address], &watch, timeout);
+            data.and_then(|data| socket::carry(&data, timeout).map(|()| data)).map_err(FtpError::ConnectionError)
         });
         ftp.set_passive_nat_workaround(true);
         ftp.set_mode(session.mode);
+        if self.settings.options.charset == Charset::Gbk {
+            ftp.set_encoding(session::Gbk);
+        }
         session.ftp = Some(ftp);
         Ok(session)
     }
 
-    /// The first address that answers.
+    /// The first address that answers; the one that did last time is asked first.
     fn dial(&self, session: &FtpSession) -> Result<TcpStream, RemoteError> {
         let options = &self.settings.options;
         let unreachable = |step: &str, error: io::Error| {
-            session.failure(
-                Scope::Server,
-                step,
-                &io_text(&error, options.timeout),
-                "check processor_ftp_host and the route",
-            )
+            let what = io_text(&error, options.timeout);
+            session.failure(Scope::Server, step, &what, "check processor_ftp_host and the route")
         };
-        let left = |watch: &Watch| watch.remaining(Instant::now()).unwrap_or_default();
-        let limit = left(&session.watch).min(options.timeout);
+        let limit = session.watch.remaining(Instant::now()).unwrap_or_default().min(options.timeout);
         let addresses = self.resolver.resolve(&options.host, options.port, limit);
-        let addresses = addresses.map_err(|error| unreachable("name look-up", error))?;
-        let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for (tried, address) in addresses.iter().enumerate() {
-            let share = left(&session.watch) / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
-            match socket::dial(*address, &session.watch, options.timeout.min(share)) {
-                Ok(socket) => {
-                    // The share was the limit for connecting only.
-                    socket::bound(&socket, options.timeout).map_err(|error| unreachable("connect", error))?;
-                    return Ok(socket);
-                }
-                Err(error) => last = error,
-            }
-            session.watch.keep(0);
-        }
-        Err(unreachable("connect", last))
+        let mut addresses = addresses.map_err(|error| unreachable("name look-up", error))?;
+        let answered = *self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        addresses.sort_by_key(|address| Some(*address) != answered);
+        let socket = socket::race(&addresses, &session.watch, options.timeout);
+        let socket = socket.map_err(|error| unreachable("connect", error))?;
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = socket.peer_addr().ok();
+        Ok(socket)
     }
 }

@@ -23,6 +23,12 @@ pub fn code(reply: &[u8]) -> Option<u16> {
     }
 }
 
+/// The number behind the code of a reply of one line, as SIZE gives it; some servers put a unit after it.
+pub fn number(reply: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(reply).ok()?;
+    text.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
 /// The reply as a text may show it.
 pub fn quote(reply: &[u8], secret: &Secret) -> String {
     // Longer than what is shown by the length of any secret that could be cut in two at the end.
@@ -43,6 +49,61 @@ pub fn quote(reply: &[u8], secret: &Secret) -> String {
     line
 }
 
+/// True when the words say that this user may not. Codes do not tell: 550 is both.
+pub fn says_denied(words: &str) -> bool {
+    const DENIED: [&str; 12] = [
+        "permi",
+        "denied",
+        "privilege",
+        "allowed",
+        "forbidden",
+        "prohibit",
+        "disabled",
+        "authori",
+        "权限",
+        "拒绝",
+        "禁止",
+        "不允许",
+    ];
+    says(words, &DENIED)
+}
+
+/// True when the words say that there is no such file.
+pub fn says_missing(words: &str) -> bool {
+    const MISSING: [&str; 11] = [
+        "no such",
+        "not found",
+        "cannot find",
+        "can't find",
+        "not exist",
+        "n't exist",
+        "rnfr command failed",
+        "不存在",
+        "找不到",
+        "没有该",
+        "没有此",
+    ];
+    says(words, &MISSING)
+}
+
+/// True when the words speak of room that is missing on the server.
+pub fn says_full(words: &str) -> bool {
+    const FULL: [&str; 9] =
+        ["no space", "space left", "disk full", "enospc", "quota", "insufficient", "storage", "空间", "配额"];
+    says(words, &FULL)
+}
+
+/// True when the words ask for TLS.
+pub fn says_tls(words: &str) -> bool {
+    const TLS: [&str; 7] = ["tls", "ssl", "encrypt", "secur", "auth ", "加密", "安全"];
+    says(words, &TLS)
+}
+
+fn says(words: &str, any: &[&str]) -> bool {
+    let words = words.to_lowercase();
+    any.iter().any(|word| words.contains(word))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -60,6 +121,15 @@ mod tests {
     }
 
     #[test]
+    fn lengths() {
+        assert_eq!(number(b"213 000000003021\r\n"), Some(3021));
+        assert_eq!(number(b"213 3021 bytes\r\n"), Some(3021));
+        for garbled in [&b"213\r\n"[..], b"213 x\r\n", b"213 99999999999999999999999\r\n", b"213 -1\r\n"] {
+            assert_eq!(number(garbled), None, "{garbled:?}");
+        }
+    }
+
+    #[test]
     fn quotations_are_one_clean_line() {
         let secret = Secret::new("hunter2");
         assert_eq!(
@@ -67,6 +137,23 @@ mod tests {
             "530-Sorry 530 bad password *** [2J"
         );
         assert_eq!(quote(&b"x".repeat(100_000), &secret).chars().count(), QUOTED + 1);
+    }
+
+    #[test]
+    fn words_tell_what_codes_do_not() {
+        assert!(says_denied("550 Permission denied.") && says_denied("550 x: Operation not permitted"));
+        assert!(says_denied("550 x.tmp: Forbidden filename") && says_denied("550 Not enough privileges."));
+        for missing in [
+            "550 x: No such file or directory",
+            "550 Sorry, but that file doesn't exist",
+            "550 RNFR command failed.",
+            "550 The system cannot find the file specified.",
+            "501 no such file",
+            "550 找不到文件",
+        ] {
+            assert!(says_missing(missing) && !says_denied(missing), "{missing}");
+        }
+        assert!(says_full("451 Failure writing to local file: No space left on device"));
     }
 
     proptest! {

@@ -195,6 +195,15 @@ pub(super) fn explain(error: &Error, host: &str) -> String {
         error if is_ca_as_server(error) => {
             "the server's certificate vouches for itself; to trust it, name a copy of it in processor_ftp_tls_ca".into()
         }
+        Error::AlertReceived(AlertDescription::CertificateRequired) => {
+            "the server wants a certificate of this client, which has none; let the server do without".into()
+        }
+        Error::AlertReceived(AlertDescription::HandshakeFailure) => {
+            "the server finds none of the ciphers that are offered good enough, or wants a certificate of this client, which \
+             has none"
+                .into()
+        }
+        Error::InvalidMessage(_) => "what the server sends is not TLS".into(),
         other => format!("TLS failed: {other}"),
     }
 }

@@ -253,6 +253,8 @@ fn upload(page: &mut Page, stats: &Stats) {
     let results = results.map(|(result, number)| one("result", result, number.get()));
     page.family(("counter", "uploads_total"), "Attempts to upload a file, by result.", results);
     page.counter("uploaded_bytes_total", "Bytes of the files that the server has.", stats.uploaded_bytes.get());
+    let taken = stats.taken_files.get();
+    page.counter("upload_taken_total", "Uploaded files that the far end took away at once.", taken);
     page.histogram("upload_duration_seconds", "How long a successful upload took.", &stats.upload_durations);
     let last = stats.last_upload.get() as f64;
     page.gauge("upload_last_success_timestamp_seconds", "When the last upload succeeded; 0 before the first.", last);

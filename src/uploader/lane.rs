@@ -10,7 +10,7 @@ use super::feed::{Feed, Memory};
 use crate::clock;
 use crate::log::{Event, Log};
 use crate::remote::retry::Trouble;
-use crate::remote::{Remote, RemoteError, Scope, Session, Upload};
+use crate::remote::{Delivered, Remote, RemoteError, Scope, Session, Upload};
 use crate::spool::queue::{Queue, Sealed};
 use crate::stats::Stats;
 
@@ -98,7 +98,7 @@ impl Pass {
     }
 
     /// The server has `sealed`: the local file goes.
-    fn delivered(&self, sealed: &Sealed, len: u64, begun: Instant) {
+    fn delivered(&self, sealed: &Sealed, len: u64, begun: Instant, how: Delivered) {
         self.refusals.store(0, Relaxed);
         self.stats.uploaded_files.add(1);
         self.stats.uploaded_bytes.add(len);
@@ -112,6 +112,10 @@ impl Pass {
         self.memory.delivered(&sealed.name);
         if self.remove(sealed) {
             self.log.event(Event::Uploaded { name: sealed.name.clone(), bytes: len, duration: begun.elapsed() });
+        }
+        if how == Delivered::Taken {
+            self.stats.taken_files.add(1);
+            self.log.event(Event::UploadTaken { name: sealed.name.clone() });
         }
     }
 
@@ -186,8 +190,17 @@ enum Failure {
 }
 
 impl Lane<'_> {
+    /// A session, with nothing left on the server of segments that are gone here: they take room that others need.
     fn open(&self) -> Result<Box<dyn Session>, RemoteError> {
-        self.pass.remote.open(Instant::now() + self.pass.remote.allowance(0))
+        let Pass { remote, queue, .. } = self.pass;
+        let deadline = || Instant::now() + remote.allowance(0);
+        let mut session = remote.open(deadline())?;
+        let waits = |name: &str| {
+            let opened = queue.open_sealed(&Sealed { name: name.to_owned() });
+            !matches!(opened, Err(error) if error.kind() == io::ErrorKind::NotFound)
+        };
+        session.tidy(&waits, deadline())?;
+        Ok(session)
     }
 
     /// Brings one file to the server, or notes why not.
@@ -212,9 +225,9 @@ impl Lane<'_> {
             tries += 1;
             let begun = Instant::now();
             let failure = match self.attempt(&Upload { name: &sealed.name, file: &file, len }, opened) {
-                Ok(()) => {
+                Ok(how) => {
                     self.delivered += 1;
-                    pass.delivered(sealed, len, begun);
+                    pass.delivered(sealed, len, begun, how);
                     return;
                 }
                 Err(failure) => failure,
@@ -239,7 +252,7 @@ impl Lane<'_> {
     }
 
     /// One try with the open session, or with a fresh one.
-    fn attempt(&mut self, upload: &Upload<'_>, opened: &mut dyn FnMut()) -> Result<(), Failure> {
+    fn attempt(&mut self, upload: &Upload<'_>, opened: &mut dyn FnMut()) -> Result<Delivered, Failure> {
         let mut session = match self.session.take() {
             Some(session) => session,
             None => self.open().map_err(Failure::Open)?,
@@ -247,9 +260,9 @@ impl Lane<'_> {
         opened();
         let deadline = Instant::now() + self.pass.remote.allowance(upload.len);
         // After an error the session is spent, and dropped here.
-        session.put(upload, deadline).map_err(Failure::Put)?;
+        let how = session.put(upload, deadline).map_err(Failure::Put)?;
         self.session = Some(session);
-        Ok(())
+        Ok(how)
     }
 
     /// Trouble with a connection that had delivered something is worth a fresh one, every time; a connection that

@@ -92,6 +92,23 @@ fn each_refusal_names_its_step() {
 }
 
 #[test]
+fn accounts_that_only_take_files_are_found_out() {
+    for (kind, setup) in [
+        (Kind::Vsftpd, Setup { upload_only: true, ..Setup::default() }),
+        (Kind::PureFtpd, Setup { upload_only: true, ..Setup::default() }),
+        (Kind::ProFtpd, Setup { lines: "PathAllowFilter \\.csv\\.gz$\n", ..Setup::default() }),
+        (Kind::ProFtpd, Setup { forbidden: "SIZE", ..Setup::default() }),
+    ] {
+        let Some(server) = Server::start(kind, &setup) else { return };
+        server.make_area();
+        let (code, said) = check(&probe(&server), &[]);
+        assert!(code == Some(1) && said.contains("works with processor_ftp_put: direct"), "{kind:?}: {said}");
+        let (code, said) = check(&probe(&server).key("ftp_put", "direct"), &[]);
+        assert!(code == Some(0) && said.contains("under its final name: ok"), "{kind:?}: {said}");
+    }
+}
+
+#[test]
 fn capture_without_the_capability_says_which() {
     if !rustix::process::geteuid().is_root() {
         crate::support::not_run("dropping a capability needs root");

@@ -8,12 +8,13 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use processor::log::{Event, Log, Memory};
 use processor::remote::dir::Dir as DirRemote;
-use processor::remote::ftp::{Ftp, Mode, Options, Tls};
-use processor::remote::{Remote, RemoteError, Scope, Session, Upload};
+use processor::remote::ftp::{Charset, Ftp, Mode, Options, Put, Tls};
+use processor::remote::{Delivered, Remote, RemoteError, Scope, Session, Upload};
 use processor::secret::Secret;
 use processor::spool::dir::Dir;
 use processor::spool::queue::Queue;
@@ -51,17 +52,17 @@ fn open(remote: &dyn Remote) -> Result<Box<dyn Session>, RemoteError> {
     remote.open(Instant::now() + remote.allowance(0))
 }
 
-fn put(session: &mut dyn Session, remote: &dyn Remote, name: &str, bytes: &[u8]) -> Result<(), RemoteError> {
+fn put(session: &mut dyn Session, remote: &dyn Remote, name: &str, bytes: &[u8]) -> Result<Delivered, RemoteError> {
     let (file, len) = (file(bytes), bytes.len() as u64);
     session.put(&Upload { name, file: &file, len }, Instant::now() + remote.allowance(len))
 }
 
 /// One attempt with a session of its own.
-fn deliver(remote: &dyn Remote, name: &str, bytes: &[u8]) -> Result<(), RemoteError> {
+fn deliver(remote: &dyn Remote, name: &str, bytes: &[u8]) -> Result<Delivered, RemoteError> {
     let mut session = open(remote)?;
-    put(session.as_mut(), remote, name, bytes)?;
+    let how = put(session.as_mut(), remote, name, bytes)?;
     session.close();
-    Ok(())
+    Ok(how)
 }
 
 type Files = BTreeMap<String, Vec<u8>>;
@@ -135,6 +136,8 @@ fn scripted_options(server: &ScriptedFtp, timeout_ms: u64) -> Options {
         timeout: Duration::from_millis(timeout_ms),
         tls: Tls::Off,
         mode: Mode::Passive,
+        put: Put::Rename,
+        charset: Charset::Utf8,
     }
 }
 
@@ -236,7 +239,7 @@ fn run_all<F: FnOnce() + Send>(work: impl IntoIterator<Item = F>) {
 
 // Faults.
 
-/// How long one read or write may hang in the fault table. A put's deadline is three times that.
+/// How long one read or write may hang in the fault table, and a transfer stand still.
 const FAULT_TIMEOUT: u64 = 400;
 
 fn fault_table() -> Vec<(At, What)> {
@@ -346,13 +349,18 @@ fn one_fault(at: At, what: What) {
     let len = if matches!(what, What::NeverRead | What::SlowRead) { 8_000_000 } else { 20_000 };
     let ours = bytes(len, 7);
 
+    // A server that lets a file stand until it is renamed: one that is gone before is not taken for delivered.
+    deliver(&remote, "flows_20251127_102020_000.csv.gz", b"first").unwrap();
+    server.take("flows_20251127_102020_000.csv.gz");
+
     server.fault(Some((at, what)));
-    let limit = remote.allowance(0) + remote.allowance(len as u64) + Duration::from_secs(1);
+    // Opening, the commands before and after a transfer, and a transfer that never moves.
+    let limit = Duration::from_millis(FAULT_TIMEOUT) * 14 + Duration::from_secs(1);
     let (begun, outcome) = (Instant::now(), deliver(&remote, NAME, &ours));
     // On a machine that is short of processors the wake-up itself may be late; the hang guard is the deadline alone.
     assert!(begun.elapsed() < limit, "{label}: {:?} of {limit:?}", begun.elapsed());
     match &outcome {
-        Ok(()) => assert!(server.file(NAME).as_ref() == Some(&ours), "{label}: false success"),
+        Ok(_) => assert!(server.file(NAME).as_ref() == Some(&ours), "{label}: false success"),
         Err(error) => {
             let text = &error.text;
             assert!(text.starts_with(&remote.address()), "{label}: {text}");
@@ -446,6 +454,8 @@ fn the_way_to_nobody_is_bounded() {
         timeout: Duration::from_millis(300),
         tls: Tls::Off,
         mode: Mode::Passive,
+        put: Put::Rename,
+        charset: Charset::Utf8,
     };
     let begun = Instant::now();
     let error = open(&Ftp::new(options.clone(), TOKEN).unwrap()).map(drop).unwrap_err();
@@ -476,6 +486,218 @@ fn full_disk(kind: Kind) {
     deliver(&remote, NAME, &ours).unwrap_or_else(|error| panic!("{kind:?}: {error}"));
     assert!(read_dir(&server.area())[NAME] == ours);
     assert_eq!(read_dir(&server.area()).len(), 2, "{kind:?}: no temp file is left");
+}
+
+// Far ends that take what they get.
+
+#[test]
+fn a_far_end_that_takes_each_file_gets_each_once() {
+    for at in [At::Stored, At::Rnto] {
+        let (server, spool) = (ScriptedFtp::start(), Spool::new());
+        let names: Vec<_> = (0..30).map(|n| spool.seal(n)).collect();
+        server.fault(Some((at, What::Taken)));
+        assert_eq!(spool.drain(scripted(&server, 30_000), 2), Left::default(), "{at:?}");
+        let taken = |name: String| name.strip_suffix(&format!(".{TOKEN}.tmp")).map_or(name.clone(), str::to_owned);
+        let mut consumed: Vec<_> = server.consumed().into_iter().map(|(name, _)| taken(name)).collect();
+        consumed.sort();
+        assert_eq!(consumed, names, "{at:?}");
+        assert!(spool.names().is_empty() && server.names().is_empty(), "{at:?}");
+        assert_eq!(spool.stats.taken_files.get(), 30, "{at:?}");
+        let said = spool.events.take().iter().filter(|event| matches!(event, Event::UploadTaken { .. })).count();
+        assert_eq!(said, 30, "{at:?}");
+    }
+}
+
+/// How a consumer finds its files.
+#[derive(Debug, Clone, Copy)]
+enum Mover {
+    /// Told by the kernel of every name.
+    Told,
+    /// Looks, and sleeps for a second.
+    Looks,
+}
+
+/// Moves every `*.csv.gz` from `area` to `to`, each under a name of its own, until `ended`.
+fn consume(mover: Mover, area: &Path, to: &Path, ended: &AtomicBool) {
+    use rustix::fs::inotify;
+    let mut count = 0;
+    let mut take = |name: &str| {
+        if name.ends_with(".csv.gz") && fs::rename(area.join(name), to.join(format!("{count:06}-{name}"))).is_ok() {
+            count += 1;
+        }
+    };
+    let watch = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+    inotify::add_watch(&watch, area, inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::CLOSE_WRITE).unwrap();
+    let mut buf = [std::mem::MaybeUninit::uninit(); 4096];
+    while !ended.load(Relaxed) {
+        match mover {
+            Mover::Told => {
+                let mut reader = inotify::Reader::new(&watch, &mut buf);
+                while let Ok(event) = reader.next() {
+                    take(event.file_name().map_or("", |name| name.to_str().unwrap()));
+                }
+                std::thread::yield_now();
+            }
+            Mover::Looks => {
+                for name in read_dir(area).into_keys() {
+                    take(&name);
+                }
+                std::thread::sleep(Duration::from_secs(1));
+            }
+        }
+    }
+    for name in read_dir(area).into_keys() {
+        take(&name);
+    }
+}
+
+#[test]
+fn movers_on_a_real_server_get_each_file_once() {
+    run_all([Mover::Told, Mover::Looks].map(|mover| move || moved_once(mover)));
+}
+
+fn moved_once(mover: Mover) {
+    let Some(server) = Server::start(Kind::Vsftpd, &Setup::default()) else { return };
+    server.make_area();
+    let (spool, consumed, ended) = (Spool::new(), tempfile::tempdir().unwrap(), AtomicBool::new(false));
+    let names: Vec<_> = (0..120).map(|n| spool.seal(n)).collect();
+    std::thread::scope(|scope| {
+        scope.spawn(|| consume(mover, &server.area(), consumed.path(), &ended));
+        let remote = Arc::new(Ftp::new(server.options(), TOKEN).unwrap());
+        assert_eq!(spool.drain(remote, 1), Left::default(), "{mover:?}: {:?}", spool.events.take());
+        ended.store(true, Relaxed);
+    });
+    let got: Vec<_> = read_dir(consumed.path()).into_keys().map(|name| name[7..].to_owned()).collect();
+    let once: std::collections::BTreeSet<_> = got.iter().cloned().collect();
+    assert_eq!((got.len(), once.len()), (names.len(), names.len()), "{mover:?}");
+    let how = format!("vsftpd and a consumer that takes files ({mover:?})");
+    report("each file once", &how, &format!("{} files, each once", got.len()));
+}
+
+/// Accounts and servers that the temp name does not suit.
+#[test]
+fn accounts_that_only_take_files_work_directly() {
+    let plain = Setup::default();
+    let cases = [
+        (Kind::Vsftpd, Setup { upload_only: true, ..plain.clone() }),
+        (Kind::PureFtpd, Setup { upload_only: true, ..plain.clone() }),
+        (Kind::ProFtpd, Setup { lines: "PathAllowFilter \\.csv\\.gz$\n", ..plain.clone() }),
+        (Kind::ProFtpd, Setup { forbidden: "SIZE", ..plain.clone() }),
+        (Kind::ProFtpd, Setup { forbidden: "RNFR RNTO DELE RETR", ..plain.clone() }),
+        (Kind::ProFtpd, Setup { forbidden: "RNTO DELE", ..plain }),
+    ];
+    run_all(cases.iter().map(|(kind, setup)| move || only_takes(*kind, setup)));
+}
+
+fn only_takes(kind: Kind, setup: &Setup) {
+    let Some(server) = Server::start(kind, setup) else { return };
+    server.make_area();
+    let ours = bytes(5000, 1);
+    let label = format!("{kind:?} {setup:?}");
+    let renaming = Ftp::new(server.options(), TOKEN).unwrap();
+    for _ in 0..4 {
+        let error = deliver(&renaming, NAME, &ours).unwrap_err();
+        assert!(error.text.contains("processor_ftp_put: direct"), "{label}: {error}");
+        let there = read_dir(&server.area());
+        assert!(there.len() <= 1 && !there.contains_key(NAME), "{label}: {:?}", there.keys());
+    }
+    for (name, _) in read_dir(&server.area()) {
+        fs::remove_file(server.area().join(name)).unwrap();
+    }
+    let direct = Ftp::new(Options { put: Put::Direct, ..server.options() }, TOKEN).unwrap();
+    let how = deliver(&direct, NAME, &ours).unwrap_or_else(|error| panic!("{label}: {error}"));
+    assert_eq!(how, if setup.forbidden == "SIZE" { Delivered::Told } else { Delivered::Stands }, "{label}");
+    assert!(read_dir(&server.area()) == Files::from([(NAME.to_owned(), ours.clone())]), "{label}");
+    if setup.forbidden != "SIZE" {
+        let again = Ftp::new(Options { put: Put::Direct, ..server.options() }, TOKEN).unwrap();
+        assert_eq!(deliver(&again, NAME, &ours).unwrap(), Delivered::Before, "{label}");
+        let error = deliver(&again, NAME, &bytes(4000, 2)).unwrap_err();
+        assert!(error.text.contains("another file of this name"), "{label}: {error}");
+    }
+}
+
+#[test]
+fn direct_replaces_what_a_broken_transfer_left() {
+    for kind in KINDS {
+        let Some(server) = Server::start(kind, &Setup { overwrite: true, ..Setup::default() }) else { return };
+        server.make_area();
+        let ours = bytes(50_000, 1);
+        plant(&server.area(), NAME, &ours[..20_000]);
+        let direct = Ftp::new(Options { put: Put::Direct, ..server.options() }, TOKEN).unwrap();
+        assert_eq!(deliver(&direct, NAME, &ours).unwrap(), Delivered::Stands, "{kind:?}");
+        assert!(read_dir(&server.area()) == Files::from([(NAME.to_owned(), ours)]), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_directory_in_gbk_is_found() {
+    use std::os::unix::ffi::OsStrExt;
+    let Some(server) = Server::start(Kind::Vsftpd, &Setup::default()) else { return };
+    let area = server.home.join(std::ffi::OsStr::from_bytes(b"\xc1\xf7\xc1\xbf"));
+    let options = Options { dir: "流量".into(), charset: Charset::Gbk, ..server.options() };
+    fs::set_permissions(&server.home, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    deliver(&Ftp::new(options, TOKEN).unwrap(), NAME, b"rows").unwrap();
+    assert_eq!(fs::read(area.join(NAME)).unwrap(), b"rows");
+}
+
+#[test]
+fn what_went_over_whole_is_only_renamed() {
+    for cut in [What::DoneButClose, What::DoneButHang] {
+        let (server, ours) = (ScriptedFtp::start(), bytes(20_000, 1));
+        let remote = Ftp::new(scripted_options(&server, FAULT_TIMEOUT), TOKEN).unwrap();
+        server.fault(Some((At::Stored, cut)));
+        assert_eq!(deliver(&remote, NAME, &ours).unwrap_err().scope, Scope::Connection, "{cut:?}");
+        server.fault(None);
+        assert_eq!(deliver(&remote, NAME, &ours).unwrap(), Delivered::Stands, "{cut:?}");
+        let stores = server.commands().iter().filter(|line| line.starts_with("STOR")).count();
+        assert_eq!(stores, 1, "{cut:?}: not a byte is sent twice");
+    }
+}
+
+#[test]
+fn a_full_server_keeps_no_part_of_ours() {
+    let (server, spool) = (ScriptedFtp::start(), Spool::new());
+    server.fault(Some((At::Taking, What::Full)));
+    let sealed = bytes(20_000, 1);
+    for n in 0..3 {
+        fs::write(spool.temp.path().join(format!("f_20251127_102030_{n:06}.csv.gz")), &sealed).unwrap();
+    }
+    let remote = scripted(&server, 2000);
+    assert_eq!(spool.drain(Arc::clone(&remote) as Arc<dyn Remote>, 1).files, 3);
+    assert!(server.names().is_empty(), "{:?}", server.names());
+
+    // A part that a broken transfer left goes with its segment.
+    server.fault(Some((At::Taking, What::Break)));
+    spool.drain(Arc::clone(&remote) as Arc<dyn Remote>, 1);
+    let parts = server.names();
+    assert!(!parts.is_empty());
+    server.fault(None);
+    fs::remove_file(spool.temp.path().join("f_20251127_102030_000000.csv.gz")).unwrap();
+    assert_eq!(spool.drain(remote, 1), Left::default());
+    assert_eq!(server.names().len(), 2, "{:?} of {parts:?}", server.names());
+    assert!(server.names().iter().all(|name| name.ends_with(".csv.gz")));
+}
+
+#[test]
+fn a_thin_line_delivers() {
+    run_all([(1, 4000, 60_000), (8, 8000, 160_000)].map(|(lanes, rate, bytes)| move || thin_line(lanes, rate, bytes)));
+    let how = "1 and 8 lanes on 32 and 64 kbit/s, seven and ten time-outs long";
+    report("what makes progress is not cut", how, "each file sent once");
+}
+
+fn thin_line(lanes: usize, rate: u32, all: usize) {
+    let (server, spool) = (ScriptedFtp::start(), Spool::new());
+    for n in 0..lanes {
+        let name = format!("f_20251127_102030_{n:06}.csv.gz");
+        fs::write(spool.temp.path().join(name), bytes(all / lanes, n as u64)).unwrap();
+    }
+    server.fault(Some((At::Taking, What::Thin(rate))));
+    let begun = Instant::now();
+    let left = spool.drain(scripted(&server, 2000), lanes);
+    assert_eq!(left, Left::default(), "{lanes}: {:?}", spool.events.take());
+    assert!(begun.elapsed() > Duration::from_secs(12), "{lanes}: the line was thin");
+    let stores = server.commands().iter().filter(|line| line.starts_with("STOR")).count();
+    assert_eq!(stores, lanes, "each file was sent once");
 }
 
 // TLS.

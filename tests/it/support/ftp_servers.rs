@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use processor::remote::ftp::{Mode, Options, Tls};
+use processor::remote::ftp::{Charset, Mode, Options, Put, Tls};
 use processor::secret::Secret;
 use tempfile::TempDir;
 
@@ -34,6 +34,10 @@ pub struct Setup {
     pub overwrite: bool,
     /// ProFTPD: these commands are refused.
     pub forbidden: &'static str,
+    /// ProFTPD: further lines of its configuration.
+    pub lines: &'static str,
+    /// vsftpd and Pure-FTPd: the account may neither rename nor delete.
+    pub upload_only: bool,
     /// The server's disk has this many KiB.
     pub disk_kib: Option<u32>,
     /// ProFTPD: TLS 1.3 and nothing older.
@@ -155,6 +159,16 @@ impl Server {
             timeout: Duration::from_secs(30),
             tls: Tls::Off,
             mode: Mode::Passive,
+            put: Put::Rename,
+            charset: Charset::Utf8,
+        }
+    }
+
+    /// Makes the directory that [`Self::options`] uploads to, for servers that let nobody make one.
+    pub fn make_area(&self) {
+        fs::create_dir_all(self.area()).unwrap();
+        for dir in [self.home.join("area"), self.area()] {
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
         }
     }
 
@@ -181,10 +195,11 @@ fn mount(path: &Path, kib: u32) -> bool {
 fn vsftpd(root: &Path, dir: &Path, port: u16, setup: &Setup) -> Command {
     let mut conf = format!(
         "listen=YES\nlisten_address=127.0.0.1\nlisten_port={port}\nbackground=NO\nrun_as_launching_user=YES\n\
-         anonymous_enable=YES\nlocal_enable=NO\nwrite_enable=YES\nanon_upload_enable=YES\nanon_mkdir_write_enable=YES\n\
-         anon_other_write_enable=YES\nanon_world_readable_only=NO\nanon_root={home}\nanon_umask=022\n\
+         ftp_username=nobody\nanonymous_enable=YES\nlocal_enable=NO\nwrite_enable=YES\nanon_upload_enable=YES\nanon_mkdir_write_enable=YES\n\
+         anon_other_write_enable={other}\nanon_world_readable_only=NO\nanon_root={home}\nanon_umask=022\n\
          allow_writeable_chroot=YES\nseccomp_sandbox=NO\nsecure_chroot_dir={dir}\nxferlog_enable=NO\n\
          connect_from_port_20=NO\n",
+        other = if setup.upload_only { "NO" } else { "YES" },
         home = dir.join("home").display(),
         dir = dir.display(),
     );
@@ -243,6 +258,7 @@ fn proftpd(root: &Path, dir: &Path, port: u16, setup: &Setup) -> Command {
         // The module path must be known before the module is loaded.
         conf = format!("ModulePath {}\n{conf}", root.join("usr/lib/proftpd").display());
     }
+    conf.push_str(setup.lines);
     if !setup.forbidden.is_empty() {
         conf.push_str(&format!("<Limit {}>\nDenyAll\n</Limit>\n", setup.forbidden));
     }
@@ -288,6 +304,9 @@ fn pureftpd(root: &Path, dir: &Path, port: u16, setup: &Setup) -> Command {
         "-C",
         "100",
     ]);
+    if setup.upload_only {
+        command.args(["-K", "-G"]);
+    }
     command.arg("-l").arg(format!("puredb:{}", db.display())).arg("-g").arg(dir.join("pid"));
     if let Some(Certificate { cert, key }) = &setup.tls {
         let both = dir.join("both.pem");

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where in the dialogue a fault sits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,8 @@ pub enum What {
     DoneButClose,
     /// The server says it is done, and did nothing.
     Lie,
+    /// The server does it, and its consumer takes the file before the answer is out.
+    Taken,
     /// Another reply instead; nothing is done.
     Say(&'static str),
     /// On `Size`: a number that is wrong by one.
@@ -76,6 +78,12 @@ pub enum What {
     ResetEarly,
     /// On `Taking`: keeps the first 1000 bytes only, and says 226.
     KeepHalf,
+    /// On `Taking`: keeps the first 1000 bytes, and says that there is no room for more.
+    Full,
+    /// On `Taking`: keeps the first 1000 bytes, and is gone.
+    Break,
+    /// On `Taking`: all connections together read so many bytes a second.
+    Thin(u32),
     /// On `Taking`: stores only LF as CRLF, as a server in ASCII mode does.
     Rewrite,
 }
@@ -83,6 +91,10 @@ pub enum What {
 #[derive(Debug, Default)]
 pub struct Shared {
     pub files: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// What the consumer took, in order.
+    consumed: Mutex<Vec<(String, Vec<u8>)>>,
+    /// When the thin line is free again.
+    line_free: Mutex<Option<Instant>>,
     fault: Mutex<Option<(At, What)>>,
     commands: Mutex<Vec<String>>,
     logins: AtomicUsize,
@@ -125,6 +137,16 @@ impl ScriptedFtp {
 
     pub fn put(&self, name: &str, bytes: &[u8]) {
         self.shared.files.lock().unwrap().insert(name.into(), bytes.into());
+    }
+
+    /// What the consumer took, in order.
+    pub fn consumed(&self) -> Vec<(String, Vec<u8>)> {
+        self.shared.consumed.lock().unwrap().clone()
+    }
+
+    /// Takes a file away, as its consumer may.
+    pub fn take(&self, name: &str) -> Option<Vec<u8>> {
+        self.shared.files.lock().unwrap().remove(name)
     }
 
     pub fn names(&self) -> Vec<String> {
@@ -231,6 +253,17 @@ impl Connection {
                 effect(self)?;
                 Err(Over)
             }
+            Some(What::Taken) => {
+                let before: Vec<_> = self.shared.files.lock().unwrap().keys().cloned().collect();
+                effect(self)?;
+                {
+                    let mut files = self.shared.files.lock().unwrap();
+                    let new: Vec<_> = files.keys().filter(|name| !before.contains(name)).cloned().collect();
+                    let taken = new.into_iter().filter_map(|name| files.remove_entry(&name));
+                    self.shared.consumed.lock().unwrap().extend(taken);
+                }
+                self.write(format!("{text}\r\n").as_bytes())
+            }
             Some(What::Lie) => self.write(format!("{text}\r\n").as_bytes()),
             Some(What::Say(other)) => self.write(format!("{other}\r\n").as_bytes()),
             _ => {
@@ -315,6 +348,10 @@ impl Connection {
 
     fn listen(&mut self) -> Result<u16, Over> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        if matches!(self.fault(At::Taking), Some(What::Thin(_))) {
+            // What the kernel takes for us is acknowledged, too.
+            socket2::SockRef::from(&listener).set_recv_buffer_size(2048)?;
+        }
         let port = listener.local_addr()?.port();
         self.data = Some(listener);
         Ok(port)
@@ -356,6 +393,17 @@ impl Connection {
                 drop(data);
                 return self.write(b"426 connection closed; transfer aborted\r\n");
             }
+            Some(what @ (What::Full | What::Break)) => {
+                bytes.resize(1000, 0);
+                data.read_exact(&mut bytes)?;
+                self.shared.files.lock().unwrap().insert(name, bytes);
+                if what == What::Break {
+                    return Err(Over);
+                }
+                drop(data);
+                return self.write(b"552 over quota\r\n");
+            }
+            Some(What::Thin(rate)) => bytes = self.read_thinly(&mut data, rate)?,
             Some(What::ResetEarly) => {
                 data.read_exact(&mut [0; 1000])?;
                 socket2::SockRef::from(&data).set_linger(Some(Duration::ZERO))?;
@@ -381,6 +429,26 @@ impl Connection {
             this.shared.files.lock().unwrap().insert(name, bytes);
             Ok(())
         })
+    }
+
+    /// Reads to the end, at no more than `rate` bytes a second over all connections.
+    fn read_thinly(&self, data: &mut TcpStream, rate: u32) -> Result<Vec<u8>, Over> {
+        let (mut bytes, mut some) = (Vec::new(), [0; 256]);
+        loop {
+            let len = data.read(&mut some)?;
+            if len == 0 {
+                return Ok(bytes);
+            }
+            bytes.extend_from_slice(&some[..len]);
+            let free = {
+                let (now, mut free) = (Instant::now(), self.shared.line_free.lock().unwrap());
+                let until = free.map_or(now, |free| free.max(now))
+                    + Duration::from_secs(1) * u32::try_from(len).unwrap() / rate;
+                *free = Some(until);
+                until
+            };
+            std::thread::sleep(free.saturating_duration_since(Instant::now()));
+        }
     }
 
     fn retrieve(&mut self, name: &str) -> Result<(), Over> {
