@@ -1,7 +1,7 @@
 //! FTP and explicit FTPS by suppaftp.
 //!
-//! A segment `NAME` goes up as `NAME.TOKEN.tmp`, is checked by `SIZE` against the local length and renamed. The token belongs
-//! to one data directory, so two probes that share a prefix and a server directory never write into one temp file. The order
+//! A segment `NAME` goes up as `NAME.TOKEN.tmp` (the first ones as `….part`, see `delivery`), is checked by `SIZE` against the
+//! local length and renamed. The token belongs to one data directory, so two probes that share a prefix and a server directory never write into one temp file. The order
 //! of the steps is in `delivery`, the connection in `session`, the words of failures in `errors`.
 //!
 //! Promises:

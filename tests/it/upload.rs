@@ -321,11 +321,22 @@ fn fault_table() -> Vec<(At, What)> {
 }
 
 /// Faults that a client can live with.
-const HARMLESS: [(At, What); 4] = [
+const HARMLESS: [(At, What); 14] = [
     (At::Cwd, What::Say("550 no such directory")),
     (At::Pasv, What::ForeignAddress),
     (At::Pasv, What::NoParentheses),
     (At::Pasv, What::Say("502 no PASV here")),
+    // Answers that are not the book's.
+    (At::Greeting, What::Say("120 in a moment\r\n220 now")),
+    (At::Pass, What::Say("202 superfluous")),
+    (At::Pass, What::Say("220 welcome")),
+    (At::Size(1), What::Say("501 no such file")),
+    (At::Size(4), What::Say("213 5000 bytes")),
+    (At::Rnto, What::DoneButSay("226 renamed")),
+    (At::Rnto, What::DoneButSay("200 renamed")),
+    (At::Stored, What::DoneButSay("250 done")),
+    (At::Stored, What::DoneButSay("426 Failure reading network stream.")),
+    (At::Stored, What::DoneButSay("226-half\r\n226 done")),
 ];
 
 #[test]
@@ -368,7 +379,7 @@ fn one_fault(at: At, what: What) {
             assert!(text.len() < 600 && !text.contains(char::is_control), "{label}: {text}");
             assert_eq!(
                 error.refused_login,
-                matches!((at, what), (At::User | At::Pass, What::Say(s)) if s.starts_with("530")),
+                matches!((at, what), (At::User | At::Pass, What::Say(s)) if s.starts_with("530") || s.starts_with("332")),
                 "{label}: {text}"
             );
         }
@@ -420,6 +431,31 @@ fn a_rename_that_was_not_confirmed_is_recognised_by_its_bytes() {
         server.fault(Some((At::Retr, What::Say("550 permission denied"))));
         deliver(&remote, NAME, &ours).unwrap();
     }
+}
+
+#[test]
+fn a_rename_that_was_refused_and_done_is_recognised() {
+    // A store of documents that answers before its index is written.
+    let (server, ours) = (ScriptedFtp::start(), bytes(20_000, 3));
+    let remote = Ftp::new(scripted_options(&server, 2000), TOKEN).unwrap();
+    server.fault(Some((At::Rnto, What::DoneButSay("553 Can't rename file."))));
+    assert!(deliver(&remote, NAME, &ours).unwrap_err().text.contains("processor_ftp_put: direct"));
+    server.fault(None);
+    assert_eq!(deliver(&remote, NAME, &ours).unwrap(), Delivered::Before);
+}
+
+#[test]
+fn what_a_killed_server_hid_does_not_stand_in_the_way() {
+    let setup = Setup { lines: "HiddenStores on\n", ..Setup::default() };
+    let Some(server) = Server::start(Kind::ProFtpd, &setup) else { return };
+    server.make_area();
+    for ending in ["tmp", "part"] {
+        plant(&server.area(), &format!(".in.{NAME}.{TOKEN}.{ending}."), b"half");
+    }
+    let remote = Ftp::new(server.options(), TOKEN).unwrap();
+    assert!(deliver(&remote, NAME, b"rows").unwrap_err().text.contains("already exists"));
+    assert_eq!(deliver(&remote, NAME, b"rows").unwrap(), Delivered::Stands);
+    assert!(read_dir(&server.area()) == Files::from([(NAME.to_owned(), b"rows".to_vec())]));
 }
 
 #[test]
@@ -497,7 +533,7 @@ fn a_far_end_that_takes_each_file_gets_each_once() {
         let names: Vec<_> = (0..30).map(|n| spool.seal(n)).collect();
         server.fault(Some((at, What::Taken)));
         assert_eq!(spool.drain(scripted(&server, 30_000), 2), Left::default(), "{at:?}");
-        let taken = |name: String| name.strip_suffix(&format!(".{TOKEN}.tmp")).map_or(name.clone(), str::to_owned);
+        let taken = |name: String| name.strip_suffix(&format!(".{TOKEN}.part")).map_or(name.clone(), str::to_owned);
         let mut consumed: Vec<_> = server.consumed().into_iter().map(|(name, _)| taken(name)).collect();
         consumed.sort();
         assert_eq!(consumed, names, "{at:?}");

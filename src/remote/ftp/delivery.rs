@@ -13,12 +13,14 @@
 //!
 //! Many far ends take each file the moment it is whole: a mover that watches the directory, a hook of the server. A name that
 //! is gone after the server has confirmed the step before is therefore no fault; only a temp file that still stands is.
-//! One case looks the same and is not: another program that deletes `*.tmp` while we send. [`Memory::was_taken`] tells
-//! them apart.
+//!
+//! One case looks the same and is not: a program that deletes `*.tmp` there while we send, as a probe of the former program
+//! does at each of its passes. Until a temp file of ours was seen to stand and could be renamed, the temp name is therefore one
+//! that nobody deletes ([`Temp::Part`]), and one that is gone was taken. From then on it is the usual one, and one that is gone
+//! was deleted, and is sent again.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use super::Put;
 use crate::remote::{Delivered, RemoteError, Scope, Upload};
@@ -33,8 +35,8 @@ pub(super) trait Server {
     fn size(&mut self, name: &str) -> Result<Look, RemoteError>;
     /// Deletes `name`; false when the server refuses.
     fn delete(&mut self, name: &str) -> Result<bool, RemoteError>;
-    /// Sends the file to `name` and waits for the server's word that it is complete. How long that took.
-    fn store(&mut self, name: &str, upload: &Upload<'_>) -> Result<Duration, Refused>;
+    /// Sends the file to `name` and waits for the server's word that it is complete.
+    fn store(&mut self, name: &str, upload: &Upload<'_>) -> Result<(), Refused>;
     /// RNFR.
     fn rename_from(&mut self, name: &str) -> Result<Pending, RemoteError>;
     /// RNTO.
@@ -78,7 +80,7 @@ pub(super) enum Refused {
     /// The server said so afterwards; the dialogue may go on.
     Said(RemoteError),
     /// The server says that the data connection broke (426); whether all had come by then, its length tells.
-    Doubted(RemoteError, Duration),
+    Doubted(RemoteError),
     /// Nothing is known; the connection is spent.
     Broken(RemoteError),
 }
@@ -92,8 +94,6 @@ pub(super) enum Compared {
     Unreadable,
 }
 
-/// A transfer longer than this leaves so much time for a deletion by others that a temp file that is gone proves nothing.
-const QUICK: Duration = Duration::from_secs(5);
 /// Files of which something is remembered. More than fail between two looks into the data directory.
 const NOTES: usize = 4096;
 
@@ -107,10 +107,8 @@ pub(super) struct Memory {
 struct Learnt {
     /// SIZE has shown a file.
     shows: bool,
-    /// Temp files that stood until we renamed them.
-    renamed: u64,
-    /// Temp files that were gone when we looked, soon after they were sent.
-    vanished: u64,
+    /// Temp files of ours stand until we rename them: it was done.
+    renames: bool,
     /// With the length of the segment.
     notes: HashMap<String, (Note, u64)>,
 }
@@ -156,19 +154,28 @@ impl Memory {
         self.lock().shows
     }
 
-    /// A temp file is gone `took` after we began to send it, and the server had confirmed all of it. Was it taken by the far
-    /// end, or deleted?
-    ///
-    /// A far end that takes files under their temp names takes them all, at once. One that deletes temp files does it now and
-    /// then: a probe of the former program at each of its passes. So it was taken when most temp files vanish here, and soon;
-    /// in doubt it is sent again, for twice is better than never.
-    fn was_taken(&self, took: Duration) -> bool {
-        if took > QUICK {
-            return false;
-        }
-        let mut state = self.lock();
-        state.vanished += 1;
-        state.vanished > state.renamed
+    fn renames(&self) -> bool {
+        self.lock().renames
+    }
+}
+
+/// The ending of a temp name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Temp {
+    /// `.tmp`, which filters on names let through, and consumers leave alone.
+    Tmp,
+    /// `.part`, which consumers leave alone, and nobody deletes.
+    Part,
+}
+
+impl Temp {
+    /// `NAME.TOKEN.tmp`
+    fn name(self, name: &str, token: &str) -> String {
+        let ending = match self {
+            Self::Tmp => "tmp",
+            Self::Part => "part",
+        };
+        format!("{name}.{token}.{ending}")
     }
 }
 
@@ -194,11 +201,23 @@ pub(super) fn deliver(
 /// name only what is not whole goes: somebody may have brought the file there by hand.
 pub(super) fn clear(server: &mut dyn Server, put: Put, (name, len): (&str, u64)) -> Result<bool, RemoteError> {
     let (written, whole) = match put {
-        Put::Rename => (temp_name(name, server.token()), None),
-        Put::Direct => (name.to_owned(), Some(Look::Len(len))),
+        Put::Rename => ([Temp::Tmp, Temp::Part].map(|temp| temp.name(name, server.token())).to_vec(), None),
+        Put::Direct => (vec![name.to_owned()], Some(Look::Len(len))),
     };
-    let look = server.size(&written)?;
-    Ok(matches!(look, Look::Missing | Look::Unseen) || Some(look) == whole || server.delete(&written)?)
+    let mut gone = true;
+    for name in written {
+        let look = server.size(&name)?;
+        gone &= matches!(look, Look::Missing | Look::Unseen) || Some(look) == whole || server.delete(&name)?;
+    }
+    Ok(gone)
+}
+
+/// How far a transfer came.
+enum Stored {
+    /// The server has confirmed it.
+    Done,
+    /// Nothing was sent: the server refuses the name.
+    AtOnce(RemoteError),
 }
 
 struct Delivery<'a> {
@@ -216,21 +235,40 @@ impl Delivery<'_> {
             Look::Len(there) if there == len => return self.recognise(),
             Look::Len(there) => return Err(self.in_use(there)),
         }
-        let temp = temp_name(name, self.server.token());
         let noted = self.memory.noted(name);
-        match self.size(&temp)? {
-            // All of it went over in an attempt that broke off before the rename.
-            Look::Len(there) if there == len && noted != Some(Note::Spoilt) => return self.rename(&temp),
-            // Where nothing may be deleted it is written over.
-            Look::Len(_) => drop(self.server.delete(&temp)?),
-            Look::Missing | Look::Unseen if noted == Some(Note::RenameSent) => return Ok(Delivered::Taken),
-            Look::Missing | Look::Unseen | Look::Hidden => {}
+        let known = self.memory.renames();
+        // The other name only where it may be: it costs a round trip.
+        let looked_for = if known && noted.is_none() { &[Temp::Tmp][..] } else { &[Temp::Tmp, Temp::Part] };
+        for temp in looked_for {
+            let there = temp.name(name, self.server.token());
+            match self.size(&there)? {
+                // All of it went over in an attempt that broke off before the rename.
+                Look::Len(len) if len == self.upload.len && noted != Some(Note::Spoilt) => {
+                    return self.rename(*temp, &there);
+                }
+                // Where nothing may be deleted it is written over.
+                Look::Len(_) => drop(self.server.delete(&there)?),
+                Look::Missing | Look::Unseen | Look::Hidden => {}
+            }
         }
-        let took = self.store(&temp)?;
+        if noted == Some(Note::RenameSent) {
+            return Ok(Delivered::Taken);
+        }
+        let mut kind = if known { Temp::Tmp } else { Temp::Part };
+        let mut temp = kind.name(name, self.server.token());
+        let mut stored = self.store(&temp)?;
+        if kind == Temp::Part && matches!(stored, Stored::AtOnce(_)) {
+            kind = Temp::Tmp;
+            temp = kind.name(name, self.server.token());
+            stored = self.store(&temp)?;
+        }
+        if let Stored::AtOnce(error) = stored {
+            return Err(error);
+        }
         match self.size(&temp)? {
             Look::Len(there) if there == len => {}
             Look::Len(there) => return Err(self.wrong_length(&temp, there)),
-            look @ (Look::Missing | Look::Unseen) => return self.vanished(&temp, look, took),
+            look @ (Look::Missing | Look::Unseen) => return self.vanished(kind, &temp, look),
             Look::Hidden => {
                 self.server.delete(&temp)?;
                 return Err(self.hidden(&temp));
@@ -241,19 +279,19 @@ impl Delivery<'_> {
             self.server.delete(&temp)?;
             return Err(self.in_use(there));
         }
-        self.rename(&temp)
+        self.rename(kind, &temp)
     }
 
     /// The temp file is whole.
-    fn rename(&mut self, temp: &str) -> Result<Delivered, RemoteError> {
+    fn rename(&mut self, kind: Temp, temp: &str) -> Result<Delivered, RemoteError> {
         let Upload { name, len, .. } = *self.upload;
         match self.server.rename_from(temp)? {
             Pending::Stands => {}
-            Pending::Missing => return self.gone(temp, Duration::ZERO),
+            Pending::Missing => return self.gone(kind, temp),
             Pending::Denied(error) => return Err(self.may_not_rename(&error)),
             Pending::Unclear(error) => {
                 return match self.size(temp)? {
-                    Look::Missing | Look::Unseen => self.gone(temp, Duration::ZERO),
+                    Look::Missing | Look::Unseen => self.gone(kind, temp),
                     _ => Err(self.may_not_rename(&error)),
                 };
             }
@@ -262,7 +300,7 @@ impl Delivery<'_> {
         match self.server.rename_to(name) {
             Ok(()) => {}
             Err(Refused::Broken(error)) => return Err(error),
-            Err(Refused::AtOnce(error) | Refused::Said(error) | Refused::Doubted(error, _)) => {
+            Err(Refused::AtOnce(error) | Refused::Said(error) | Refused::Doubted(error)) => {
                 self.memory.note(self.upload, Note::Begun);
                 return Err(self.may_not_rename(&error));
             }
@@ -270,7 +308,7 @@ impl Delivery<'_> {
         let step = format!("rename to {name}");
         match self.size(name)? {
             Look::Len(there) if there == len => {
-                self.memory.lock().renamed += 1;
+                self.memory.lock().renames = true;
                 Ok(Delivered::Stands)
             }
             Look::Len(there) => Err(self.wrong_length(name, there)),
@@ -281,7 +319,7 @@ impl Delivery<'_> {
                     Err(self.server.failure(Scope::File, &step, what, "it is tried again at the next pass"))
                 }
                 Look::Missing | Look::Unseen | Look::Hidden => {
-                    self.memory.lock().renamed += 1;
+                    self.memory.lock().renames = true;
                     Ok(Delivered::Taken)
                 }
             },
@@ -289,13 +327,13 @@ impl Delivery<'_> {
     }
 
     /// The server has confirmed all of `temp`, and shows no such file.
-    fn vanished(&mut self, temp: &str, look: Look, took: Duration) -> Result<Delivered, RemoteError> {
+    fn vanished(&mut self, kind: Temp, temp: &str, look: Look) -> Result<Delivered, RemoteError> {
         if let Look::Len(there) = self.size(self.upload.name)? {
             return if there == self.upload.len { self.recognise() } else { Err(self.in_use(there)) };
         }
         match self.server.rename_from(temp)? {
-            Pending::Missing => self.gone(temp, took),
-            Pending::Unclear(_) if look == Look::Missing || self.memory.shows() => self.gone(temp, took),
+            Pending::Missing => self.gone(kind, temp),
+            Pending::Unclear(_) if look == Look::Missing || self.memory.shows() => self.gone(kind, temp),
             // It is there, but without its length nothing is proved.
             Pending::Stands => {
                 self.server.delete(temp)?;
@@ -306,8 +344,8 @@ impl Delivery<'_> {
     }
 
     /// The temp file was there, whole, and is not there any more.
-    fn gone(&self, temp: &str, took: Duration) -> Result<Delivered, RemoteError> {
-        if self.memory.was_taken(took) {
+    fn gone(&self, kind: Temp, temp: &str) -> Result<Delivered, RemoteError> {
+        if kind == Temp::Part {
             return Ok(Delivered::Taken);
         }
         self.memory.forget(self.upload.name);
@@ -326,7 +364,9 @@ impl Delivery<'_> {
             Look::Len(there) => self.replace_torn(there)?,
             Look::Missing | Look::Unseen | Look::Hidden => {}
         }
-        self.store(name)?;
+        if let Stored::AtOnce(error) = self.store(name)? {
+            return Err(error);
+        }
         match self.size(name)? {
             Look::Len(there) if there == len => Ok(Delivered::Stands),
             Look::Len(there) => Err(self.wrong_length(name, there)),
@@ -349,27 +389,27 @@ impl Delivery<'_> {
     }
 
     /// Sends it to `to`. What a refused transfer left there goes at once: it takes the room that is missing.
-    fn store(&mut self, to: &str) -> Result<Duration, RemoteError> {
+    fn store(&mut self, to: &str) -> Result<Stored, RemoteError> {
         let name = self.upload.name;
         let error = match self.server.store(to, self.upload) {
-            Ok(took) => {
+            Ok(()) => {
                 self.memory.note(self.upload, Note::Begun);
-                return Ok(took);
+                return Ok(Stored::Done);
             }
             Err(Refused::AtOnce(error)) => {
                 if error.text.contains(&hidden_name(to)) {
                     let _ = self.server.delete(&hidden_name(to));
                 }
-                return Err(error);
+                return Ok(Stored::AtOnce(error));
             }
             Err(Refused::Broken(error)) => {
                 self.memory.note(self.upload, Note::Begun);
                 return Err(error);
             }
-            Err(Refused::Doubted(error, took)) => {
+            Err(Refused::Doubted(error)) => {
                 if self.size(to)? == Look::Len(self.upload.len) {
                     self.memory.note(self.upload, Note::Begun);
-                    return Ok(took);
+                    return Ok(Stored::Done);
                 }
                 error
             }
@@ -428,7 +468,7 @@ impl Delivery<'_> {
 
     /// Where no rename was ever done, the next file would only leave one more temp file there.
     fn may_not_rename(&self, error: &RemoteError) -> RemoteError {
-        let scope = if self.memory.lock().renamed == 0 { Scope::Server } else { error.scope };
+        let scope = if self.memory.renames() { error.scope } else { Scope::Server };
         let text = format!("{}; let the user rename files, or set processor_ftp_put: direct", error.text);
         RemoteError { scope, refused_login: false, text }
     }
@@ -438,11 +478,6 @@ impl Delivery<'_> {
 /// the file again.
 fn hidden_name(name: &str) -> String {
     format!(".in.{name}.")
-}
-
-/// `NAME.TOKEN.tmp`
-fn temp_name(name: &str, token: &str) -> String {
-    format!("{name}.{token}.tmp")
 }
 
 #[cfg(test)]
@@ -467,11 +502,12 @@ mod tests {
         CutAfterStor,
         /// The rename is done, and the answer never comes.
         CutAfterRename,
-        /// Another program deletes temp files while we send.
+        /// Another program deletes `*.tmp` while we send.
         DeletesTemps,
+        /// Only `.tmp` and `.csv.gz` are allowed.
+        FiltersNames,
         /// It says 250 and does not rename.
         Lies,
-        Slow,
         /// 426, although all has come.
         Doubts,
         /// RNTO: "can't rename", without a reason.
@@ -490,6 +526,7 @@ mod tests {
 
     const NAME: &str = "f_1.csv.gz";
     const TEMP: &str = "f_1.csv.gz.0badcafe.tmp";
+    const PART: &str = "f_1.csv.gz.0badcafe.part";
     const LEN: u64 = 1000;
 
     fn error(scope: Scope, text: &str) -> RemoteError {
@@ -529,7 +566,10 @@ mod tests {
             Ok(!self.is(Way::MayNotDelete) && self.files.remove(name).is_some())
         }
 
-        fn store(&mut self, name: &str, upload: &Upload<'_>) -> Result<Duration, Refused> {
+        fn store(&mut self, name: &str, upload: &Upload<'_>) -> Result<(), Refused> {
+            if self.is(Way::FiltersNames) && name == PART {
+                return Err(Refused::AtOnce(error(Scope::File, "550 Forbidden filename")));
+            }
             if self.is(Way::MayNotReplace) && self.files.contains_key(name) {
                 return Err(Refused::AtOnce(error(Scope::File, "553")));
             }
@@ -544,12 +584,12 @@ mod tests {
                 self.files.insert(name.into(), upload.len);
             }
             if self.is(Way::Doubts) {
-                return Err(Refused::Doubted(error(Scope::Connection, "426"), Duration::from_millis(20)));
+                return Err(Refused::Doubted(error(Scope::Connection, "426")));
             }
             if self.is(Way::CutAfterStor) {
                 return Err(Refused::Broken(error(Scope::Connection, "closed")));
             }
-            Ok(if self.is(Way::Slow) { Duration::from_mins(5) } else { Duration::from_millis(20) })
+            Ok(())
         }
 
         fn rename_from(&mut self, name: &str) -> Result<Pending, RemoteError> {
@@ -593,7 +633,7 @@ mod tests {
     fn a_far_end_that_takes_files_gets_each_once() {
         for (put, way, consumed) in [
             (Put::Rename, Way::TakesAtRename, NAME),
-            (Put::Rename, Way::TakesAtStor, TEMP),
+            (Put::Rename, Way::TakesAtStor, PART),
             (Put::Direct, Way::TakesAtStor, NAME),
         ] {
             let (memory, mut server) = (Memory::default(), Model::of(&[way]));
@@ -614,20 +654,20 @@ mod tests {
 
     #[test]
     fn temp_files_that_others_delete_are_sent_again() {
-        let (memory, mut server) = (Memory::default(), Model::default());
+        // Nobody deletes the first one, whatever its name is known for.
+        let (memory, mut server) = (Memory::default(), Model::of(&[Way::DeletesTemps]));
         assert_eq!(server.put(&memory, Put::Rename).unwrap(), Delivered::Stands);
         server.files.clear();
-        server.ways.insert(Way::DeletesTemps);
         let error = server.put(&memory, Put::Rename).unwrap_err();
         assert!(error.text.contains("deleted by somebody else"), "{error}");
         server.ways.clear();
         assert_eq!(server.put(&memory, Put::Rename).unwrap(), Delivered::Stands);
 
-        // Nothing known yet, and a transfer so long that a deletion may well have fallen into it.
-        let (memory, mut server) = (Memory::default(), Model::of(&[Way::DeletesTemps, Way::Slow]));
-        for _ in 0..3 {
-            assert!(server.put(&memory, Put::Rename).is_err());
-        }
+        // Where a filter leaves only the usual name, one that is gone is no proof.
+        let (memory, mut server) = (Memory::default(), Model::of(&[Way::DeletesTemps, Way::FiltersNames]));
+        assert!(server.put(&memory, Put::Rename).is_err());
+        server.ways.remove(&Way::DeletesTemps);
+        assert_eq!(server.put(&memory, Put::Rename).unwrap(), Delivered::Stands);
     }
 
     #[test]
@@ -645,8 +685,10 @@ mod tests {
         assert_eq!(server.put(&memory, Put::Rename).unwrap_err().scope, Scope::Connection);
         assert_eq!(server.put(&memory, Put::Rename).unwrap(), Delivered::Stands);
         // Also in the next life of the program.
-        server.files = BTreeMap::from([(TEMP.to_owned(), LEN)]);
-        assert_eq!(server.put(&Memory::default(), Put::Rename).unwrap(), Delivered::Stands);
+        for temp in [TEMP, PART] {
+            server.files = BTreeMap::from([(temp.to_owned(), LEN)]);
+            assert_eq!(server.put(&Memory::default(), Put::Rename).unwrap(), Delivered::Stands);
+        }
         assert_eq!(server.stores, 1);
     }
 
@@ -730,6 +772,7 @@ mod tests {
 
     #[test]
     fn temp_names_are_ours() {
-        assert_eq!(temp_name("f_1.csv.gz", "0badcafe"), "f_1.csv.gz.0badcafe.tmp");
+        assert_eq!(Temp::Tmp.name("f_1.csv.gz", "0badcafe"), TEMP);
+        assert_eq!(Temp::Part.name("f_1.csv.gz", "0badcafe"), PART);
     }
 }

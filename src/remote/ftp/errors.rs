@@ -32,15 +32,18 @@ impl Place<'_> {
     pub(super) fn failed(self, step: &str, error: &FtpError) -> RemoteError {
         let what = self.words(error);
         let code = reply_code(error);
-        let refused_login = step == "login" && matches!(code, Some(430 | 500..=599));
+        let refused_login = step == "login" && matches!(code, Some(332 | 430 | 500..=599));
         let scope = match code {
-            _ if tls_error(error).is_some() && self.opening => Scope::Server,
+            _ if refused_login || tls_error(error).is_some() && self.opening => Scope::Server,
             Some(421 | 425 | 426 | 522 | 530) if !self.opening => Scope::Connection,
             Some(400..=599) if !self.opening => Scope::File,
             Some(400..=599) => Scope::Server,
             _ => Scope::Connection,
         };
-        RemoteError { refused_login, ..self.failure(scope, step, &what, self.remedy(step, code, &what)) }
+        RemoteError {
+            refused_login,
+            ..self.failure(scope, step, &what, self.remedy(step, code, &said(error, self.options.charset)))
+        }
     }
 
     pub(super) fn failure(self, scope: Scope, step: &str, what: &str, remedy: &str) -> RemoteError {
@@ -52,10 +55,7 @@ impl Place<'_> {
     pub(super) fn words(self, error: &FtpError) -> String {
         let options = self.options;
         match error {
-            FtpError::UnexpectedResponse(reply) if options.charset == Charset::Gbk => {
-                reply::quote(Gbk.decode(&reply.body).as_bytes(), &options.pass)
-            }
-            FtpError::UnexpectedResponse(reply) => reply::quote(&reply.body, &options.pass),
+            FtpError::UnexpectedResponse(_) => reply::quote(said(error, options.charset).as_bytes(), &options.pass),
             FtpError::BadResponse => "the reply is not FTP".into(),
             FtpError::ConnectionError(_) if self.is_cut => "not done by its deadline".into(),
             FtpError::ConnectionError(io) => match tls_error(error) {
@@ -74,6 +74,7 @@ impl Place<'_> {
                 "port 990 is for implicit TLS, which is not spoken here; use the port of explicit TLS, mostly 21"
             }
             ("greeting", None) => "is processor_ftp_port the port of an FTP server?",
+            ("login", Some(332)) => "an account beside user and password (ACCT) is not supported",
             ("login", Some(430 | 500..=599)) if plain && reply::says_tls(words) => "set processor_ftp_tls: explicit",
             ("login", Some(430 | 500..=599)) => {
                 "check processor_ftp_user and processor_ftp_pass, and whether the server wants processor_ftp_tls"
@@ -98,6 +99,8 @@ impl Place<'_> {
                 "may the user write in processor_ftp_dir, also names that end in .tmp? If not those, set processor_ftp_put: \
                  direct"
             }
+            // The delivery knows more.
+            (step, Some(550 | 553)) if step.starts_with("rename ") => "",
             (_, Some(550 | 553)) => "may the user write and rename in processor_ftp_dir?",
             _ => "",
         }
@@ -113,6 +116,15 @@ pub(super) fn reply_code(error: &FtpError) -> Option<u16> {
     match error {
         FtpError::UnexpectedResponse(reply) => reply::code(&reply.body),
         _ => None,
+    }
+}
+
+/// The server's words as they are, for decisions; never to be shown.
+pub(super) fn said(error: &FtpError, charset: Charset) -> String {
+    match error {
+        FtpError::UnexpectedResponse(reply) if charset == Charset::Gbk => Gbk.decode(&reply.body),
+        FtpError::UnexpectedResponse(reply) => String::from_utf8_lossy(&reply.body).into_owned(),
+        _ => String::new(),
     }
 }
 
@@ -172,6 +184,7 @@ mod tests {
             ("504 no", "processor_ftp_user"),
             ("501 Reconnect with AUTH TLS", "processor_ftp_tls: explicit"),
             ("500 OOPS: cannot change directory:/home/probe", "processor_ftp_user"),
+            ("332 Need account for login", "ACCT"),
         ] {
             let error = failed(&options(), true, "login", reply);
             assert!(error.refused_login && error.scope == Scope::Server && error.text.contains(says), "{error}");

@@ -30,7 +30,7 @@ use suppaftp::{
 };
 
 use super::delivery::{self, Compared, Look, Pending, Refused, Server};
-use super::errors::{Place, refusal, reply_code, tls_error};
+use super::errors::{Place, refusal, reply_code, said, tls_error};
 use super::{COMMANDS, Options, Settings};
 use crate::remote::progress::{Progress, Stalled};
 use crate::remote::tls::{self, Trust, Versions};
@@ -206,7 +206,8 @@ impl Server for FtpSession {
             },
             Err(error) => error,
         };
-        let words = self.place().words(&error);
+        // A name that speaks of permissions is no word of the server's.
+        let words = said(&error, self.settings.options.charset).replace(name, "");
         match refusal(&error) {
             Some(500 | 502 | 504) => Ok(Look::Hidden),
             Some(501) if !reply::says_missing(&words) => Ok(Look::Hidden),
@@ -221,8 +222,7 @@ impl Server for FtpSession {
         Ok(self.ask_refusable("DELE", |ftp| ftp.rm(name))?.is_ok())
     }
 
-    fn store(&mut self, name: &str, upload: &Upload<'_>) -> Result<Duration, Refused> {
-        let begun = Instant::now();
+    fn store(&mut self, name: &str, upload: &Upload<'_>) -> Result<(), Refused> {
         let step = format!("STOR {name}");
         let mut transfer = self.data(|ftp| ftp.put_with_stream(name)).map_err(|error| {
             let refused = if refusal(&error).is_some() { Refused::AtOnce } else { Refused::Broken };
@@ -240,7 +240,7 @@ impl Server for FtpSession {
         self.go_on();
         let finished = self.finish(transfer, sent.is_ok());
         Err(match (sent, finished) {
-            (Ok(()), Ok(())) => return Ok(begun.elapsed()),
+            (Ok(()), Ok(())) => return Ok(()),
             (Err(SendError::Local(error)), finished) => {
                 let what = format!("cannot read the local file: {error}");
                 let error = self.failure(Scope::File, &step, &what, "check the disk of the data directory");
@@ -248,7 +248,7 @@ impl Server for FtpSession {
                 if said { Refused::Said(error) } else { Refused::Broken(error) }
             }
             (Ok(()), Err(error)) if reply_code(&error) == Some(426) => {
-                Refused::Doubted(self.failed(&format!("end of {step}"), &error), begun.elapsed())
+                Refused::Doubted(self.failed(&format!("end of {step}"), &error))
             }
             (Ok(()), Err(error)) if refusal(&error).is_some() => {
                 Refused::Said(self.failed(&format!("end of {step}"), &error))
@@ -275,7 +275,7 @@ impl Server for FtpSession {
         if refusal(&error).is_none() {
             return Err(failed);
         }
-        let words = self.place().words(&error);
+        let words = said(&error, self.settings.options.charset).replace(name, "");
         let is_unknown = matches!(reply_code(&error), Some(500 | 502));
         Ok(match () {
             () if is_unknown || reply::says_denied(&words) => Pending::Denied(failed),

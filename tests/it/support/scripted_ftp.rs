@@ -56,6 +56,8 @@ pub enum What {
     DoneButClose,
     /// The server says it is done, and did nothing.
     Lie,
+    /// The server does what it was asked for, and says this.
+    DoneButSay(&'static str),
     /// The server does it, and its consumer takes the file before the answer is out.
     Taken,
     /// Another reply instead; nothing is done.
@@ -252,6 +254,10 @@ impl Connection {
             Some(What::DoneButClose) => {
                 effect(self)?;
                 Err(Over)
+            }
+            Some(What::DoneButSay(other)) => {
+                effect(self)?;
+                self.write(format!("{other}\r\n").as_bytes())
             }
             Some(What::Taken) => {
                 let before: Vec<_> = self.shared.files.lock().unwrap().keys().cloned().collect();
