@@ -109,6 +109,8 @@ struct Learnt {
     shows: bool,
     /// Temp files of ours stand until we rename them: it was done.
     renames: bool,
+    /// Somebody takes files as soon as they have their final name.
+    takes: bool,
     /// With the length of the segment.
     notes: HashMap<String, (Note, u64)>,
 }
@@ -156,6 +158,10 @@ impl Memory {
 
     fn renames(&self) -> bool {
         self.lock().renames
+    }
+
+    fn takes(&self) -> bool {
+        self.lock().takes
     }
 }
 
@@ -296,7 +302,10 @@ impl Delivery<'_> {
                 };
             }
         }
-        self.memory.note(self.upload, Note::RenameSent);
+        // Should the answer be lost and both names be gone afterwards, it was taken, unless it is rather somebody who deletes.
+        if kind == Temp::Part || self.memory.takes() {
+            self.memory.note(self.upload, Note::RenameSent);
+        }
         match self.server.rename_to(name) {
             Ok(()) => {}
             Err(Refused::Broken(error)) => return Err(error),
@@ -319,7 +328,8 @@ impl Delivery<'_> {
                     Err(self.server.failure(Scope::File, &step, what, "it is tried again at the next pass"))
                 }
                 Look::Missing | Look::Unseen | Look::Hidden => {
-                    self.memory.lock().renames = true;
+                    let mut learnt = self.memory.lock();
+                    (learnt.renames, learnt.takes) = (true, true);
                     Ok(Delivered::Taken)
                 }
             },
@@ -650,6 +660,16 @@ mod tests {
         assert!(server.put(&memory, Put::Rename).is_err());
         assert_eq!(server.put(&memory, Put::Rename).unwrap(), Delivered::Taken);
         assert_eq!((server.stores, server.consumed.len()), (1, 1));
+
+        // Where files stand, one that is gone was rather deleted, before the rename.
+        let (memory, mut server) = (Memory::default(), Model::default());
+        assert_eq!(server.put(&memory, Put::Rename).unwrap(), Delivered::Stands);
+        server.files.clear();
+        server.ways.insert(Way::CutAfterRename);
+        assert!(server.put(&memory, Put::Rename).is_err());
+        server.files.clear();
+        server.ways.clear();
+        assert_eq!(server.put(&memory, Put::Rename).unwrap(), Delivered::Stands);
     }
 
     #[test]
