@@ -61,10 +61,10 @@ fn sum(rows: &[String], from_end: usize) -> u64 {
 }
 
 #[test]
-fn a_key_with_a_plugins_name_goes_before_the_one_for_all() {
+fn the_last_line_of_a_key_wins_whoever_it_names() {
     let (_dir, path) = file(&[packet(udp("10.0.0.1", 7))]);
     let (rows, ended) = rows(&format!(
-        "pcap_savefile: {path}\nplugins: nfprobe[probe], print[rows]\naggregate[probe]: proto,src_port\naggregate: src_host\n\
+        "pcap_savefile: {path}\nplugins: nfprobe[probe], print[rows]\naggregate: src_host\naggregate[probe]: proto,src_port\n\
          aggregate[nobody]: dst_host\nprint_num_protos[rows]: true\nsql_host: db"
     ));
     assert_eq!(rows[0], "SRC_PORT,PROTOCOL,PACKETS,BYTES");
@@ -95,7 +95,10 @@ fn what_cannot_work_ends_with_2_and_says_what_to_do() {
         ("pcap_interface: lo\nprocessor_capture_threads: 0".to_owned(), &["processor_capture_threads", "from 1 to 64"]),
         (format!("pcap_savefile: {nosuch}/nosuch.pcap"), &["pcap_savefile", "nosuch.pcap cannot be read"]),
         (format!("pcap_savefile: {nosuch}"), &["pcap_savefile", "has no files"]),
-        (format!("pcap_interface: lo\nnetworks_file: {}", text.display()), &["networks_file", "text cannot be read"]),
+        (
+            format!("pcap_interface: lo\nnetworks_file: {}", text.display()),
+            &["networks_file", "there is no file", "text"],
+        ),
     ] {
         let ended = probe(&keys).run(b"").expect(2);
         for said in said {

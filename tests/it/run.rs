@@ -123,7 +123,7 @@ fn exit_codes_of_misuse() {
     assert_eq!(code(&["--help"]), 0);
     assert_eq!(code(&["-version"]), 0);
 
-    let wrong = Probe::new().key("ftp_port", 0).key("rotate_size_mb", "many").key("csv_header", "often");
+    let wrong = Probe::new().key("ftp_port", 70_000).key("rotate_size_mb", "many").key("csv_header", "often");
     let out = output(&mut wrong.command());
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert_eq!(out.status.code(), Some(2));

@@ -15,9 +15,10 @@
 //! is gone after the server has confirmed the step before is therefore no fault; only a temp file that still stands is.
 //!
 //! One case looks the same and is not: a program that deletes `*.tmp` there while we send, as a probe of the former program
-//! does at each of its passes. Until a temp file of ours was seen to stand and could be renamed, the temp name is therefore one
-//! that nobody deletes ([`Temp::Part`]), and one that is gone was taken. From then on it is the usual one, and one that is gone
-//! was deleted, and is sent again.
+//! does at each of its passes. So the first temp file that is gone is sent again at once under a name that nobody deletes
+//! ([`Temp::Part`]). If that one is gone as well, this server takes files under their temp names, and did so both times: one
+//! file comes twice, once in the life of a process, and none is lost. If it stands, `*.tmp` is what is deleted there, and the
+//! other name is used from then on.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -111,6 +112,10 @@ struct Learnt {
     renames: bool,
     /// Somebody takes files as soon as they have their final name.
     takes: bool,
+    /// Somebody takes files under their temp name.
+    takes_temps: bool,
+    /// A temp file that ended in `.tmp` went away.
+    deletes: bool,
     /// With the length of the segment.
     notes: HashMap<String, (Note, u64)>,
 }
@@ -260,7 +265,7 @@ impl Delivery<'_> {
         if noted == Some(Note::RenameSent) {
             return Ok(Delivered::Taken);
         }
-        let mut kind = if known { Temp::Tmp } else { Temp::Part };
+        let mut kind = if self.memory.lock().deletes { Temp::Part } else { Temp::Tmp };
         let mut temp = kind.name(name, self.server.token());
         let mut stored = self.store(&temp)?;
         if kind == Temp::Part && matches!(stored, Stored::AtOnce(_)) {
@@ -354,9 +359,22 @@ impl Delivery<'_> {
     }
 
     /// The temp file was there, whole, and is not there any more.
-    fn gone(&self, kind: Temp, temp: &str) -> Result<Delivered, RemoteError> {
-        if kind == Temp::Part {
-            return Ok(Delivered::Taken);
+    fn gone(&mut self, kind: Temp, temp: &str) -> Result<Delivered, RemoteError> {
+        {
+            let mut learnt = self.memory.lock();
+            if kind == Temp::Part {
+                (learnt.takes_temps, learnt.deletes) = (!learnt.renames, learnt.renames);
+                return Ok(Delivered::Taken);
+            }
+            if learnt.takes_temps {
+                return Ok(Delivered::Taken);
+            }
+            if !learnt.renames && !learnt.deletes {
+                learnt.deletes = true;
+                drop(learnt);
+                return self.by_rename();
+            }
+            learnt.deletes = true;
         }
         self.memory.forget(self.upload.name);
         let what = "the temp file was deleted by somebody else before it was renamed";
@@ -641,25 +659,29 @@ mod tests {
 
     #[test]
     fn a_far_end_that_takes_files_gets_each_once() {
-        for (put, way, consumed) in [
-            (Put::Rename, Way::TakesAtRename, NAME),
-            (Put::Rename, Way::TakesAtStor, PART),
-            (Put::Direct, Way::TakesAtStor, NAME),
-        ] {
+        for (put, way, consumed) in [(Put::Rename, Way::TakesAtRename, NAME), (Put::Direct, Way::TakesAtStor, NAME)] {
             let (memory, mut server) = (Memory::default(), Model::of(&[way]));
             for n in 1..4 {
                 assert_eq!(server.put(&memory, put).unwrap(), Delivered::Taken, "{way:?}");
                 assert_eq!((server.stores, server.consumed.last().unwrap().as_str()), (n, consumed), "{way:?}");
             }
         }
+        // Under its temp name the first one is taken twice, for it could as well have been deleted.
+        let (memory, mut server) = (Memory::default(), Model::of(&[Way::TakesAtStor]));
+        for _ in 0..3 {
+            assert_eq!(server.put(&memory, Put::Rename).unwrap(), Delivered::Taken);
+        }
+        assert_eq!(server.consumed, [TEMP, PART, TEMP, TEMP]);
     }
 
     #[test]
     fn a_rename_whose_answer_was_lost_and_whose_file_was_taken_is_not_repeated() {
-        let (memory, mut server) = (Memory::default(), Model::of(&[Way::TakesAtRename, Way::CutAfterRename]));
+        let (memory, mut server) = (Memory::default(), Model::of(&[Way::TakesAtRename]));
+        assert_eq!(server.put(&memory, Put::Rename).unwrap(), Delivered::Taken);
+        server.ways.insert(Way::CutAfterRename);
         assert!(server.put(&memory, Put::Rename).is_err());
         assert_eq!(server.put(&memory, Put::Rename).unwrap(), Delivered::Taken);
-        assert_eq!((server.stores, server.consumed.len()), (1, 1));
+        assert_eq!((server.stores, server.consumed.len()), (2, 2));
 
         // Where files stand, one that is gone was rather deleted, before the rename.
         let (memory, mut server) = (Memory::default(), Model::default());
@@ -674,13 +696,20 @@ mod tests {
 
     #[test]
     fn temp_files_that_others_delete_are_sent_again() {
-        // Nobody deletes the first one, whatever its name is known for.
+        // At once, under the name that nobody deletes; the next ones go under it from the beginning.
         let (memory, mut server) = (Memory::default(), Model::of(&[Way::DeletesTemps]));
+        for stores in [2, 3] {
+            assert_eq!(server.put(&memory, Put::Rename).unwrap(), Delivered::Stands);
+            assert_eq!(server.stores, stores);
+            server.files.clear();
+        }
+        // Where temp files stood before, it is said.
+        let (memory, mut server) = (Memory::default(), Model::default());
         assert_eq!(server.put(&memory, Put::Rename).unwrap(), Delivered::Stands);
         server.files.clear();
+        server.ways.insert(Way::DeletesTemps);
         let error = server.put(&memory, Put::Rename).unwrap_err();
         assert!(error.text.contains("deleted by somebody else"), "{error}");
-        server.ways.clear();
         assert_eq!(server.put(&memory, Put::Rename).unwrap(), Delivered::Stands);
 
         // Where a filter leaves only the usual name, one that is gone is no proof.
