@@ -112,12 +112,19 @@ struct Learnt {
     renames: bool,
     /// Somebody takes files as soon as they have their final name.
     takes: bool,
-    /// Somebody takes files under their temp name.
-    takes_temps: bool,
-    /// A temp file that ended in `.tmp` went away.
-    deletes: bool,
+    /// What becomes of temp files that end in `.tmp`, once one of them was gone.
+    temps: Option<Temps>,
     /// With the length of the segment.
     notes: HashMap<String, (Note, u64)>,
+}
+
+/// Why temp files are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Temps {
+    /// Somebody deletes `*.tmp`: the other ending is used.
+    Deleted,
+    /// Somebody takes files under their temp name.
+    Taken,
 }
 
 /// What is known of a file that is not delivered.
@@ -265,7 +272,7 @@ impl Delivery<'_> {
         if noted == Some(Note::RenameSent) {
             return Ok(Delivered::Taken);
         }
-        let mut kind = if self.memory.lock().deletes { Temp::Part } else { Temp::Tmp };
+        let mut kind = if self.memory.lock().temps == Some(Temps::Deleted) { Temp::Part } else { Temp::Tmp };
         let mut temp = kind.name(name, self.server.token());
         let mut stored = self.store(&temp)?;
         if kind == Temp::Part && matches!(stored, Stored::AtOnce(_)) {
@@ -363,18 +370,18 @@ impl Delivery<'_> {
         {
             let mut learnt = self.memory.lock();
             if kind == Temp::Part {
-                (learnt.takes_temps, learnt.deletes) = (!learnt.renames, learnt.renames);
+                // Where files of ours stood until they were renamed, taking is not the rule.
+                learnt.temps = Some(if learnt.renames { Temps::Deleted } else { Temps::Taken });
                 return Ok(Delivered::Taken);
             }
-            if learnt.takes_temps {
+            if learnt.temps == Some(Temps::Taken) {
                 return Ok(Delivered::Taken);
             }
-            if !learnt.renames && !learnt.deletes {
-                learnt.deletes = true;
+            let is_first = learnt.temps.replace(Temps::Deleted).is_none();
+            if is_first && !learnt.renames {
                 drop(learnt);
                 return self.by_rename();
             }
-            learnt.deletes = true;
         }
         self.memory.forget(self.upload.name);
         let what = "the temp file was deleted by somebody else before it was renamed";
