@@ -16,8 +16,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use processor::remote::ftp::{Ftp, Mode, Options, Tls};
-use processor::remote::{Remote, Upload, reply};
+use processor::remote::ftp::{Charset, Ftp, Mode, Options, Put, Tls};
+use processor::remote::{Delivered, Remote, Upload, reply};
 use processor::secret::Secret;
 
 const PASSWORD: &str = "tr0ub4dor-Zx9";
@@ -62,12 +62,19 @@ fn attempt(said: &[u8]) {
     });
     assert!(begun.elapsed() < Duration::from_secs(5), "a server that has said all holds nobody up");
     match delivered {
-        Ok(()) => assert!(memchr::memmem::find(said, b"213").is_some(), "nobody said how long the file is"),
+        Ok(Delivered::Stands | Delivered::Before) => assert!(says(said, "213"), "nobody said how long the file is"),
+        Ok(Delivered::Taken | Delivered::Told) => {
+            assert!(["213", "226", "250"].iter().any(|code| says(said, code)), "nobody said that all came");
+        }
         Err(error) => {
             assert!(!error.text.contains(PASSWORD), "{}", error.text);
             assert!(!error.text.chars().any(char::is_control) && error.text.len() < 1200, "{:?}", error.text);
         }
     }
+}
+
+fn says(said: &[u8], code: &str) -> bool {
+    memchr::memmem::find(said, code.as_bytes()).is_some()
 }
 
 fn options() -> Options {
@@ -77,6 +84,8 @@ fn options() -> Options {
         user: "probe".into(),
         pass: Secret::new(PASSWORD),
         dir: "/area".into(),
+        put: Put::Rename,
+        charset: Charset::default(),
         timeout: Duration::from_millis(200),
         tls: Tls::Off,
         mode: Mode::Passive,
