@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::{Delivered, Remote, RemoteError, Scope, Session, Upload};
+use crate::random::random;
 
 /// A directory that takes segments.
 #[derive(Debug, Clone)]
@@ -72,17 +73,27 @@ impl Session for Dir {
     fn close(self: Box<Self>) {}
 }
 
-/// Temp file of this process, fsync, rename without replacing, fsync of the directory.
+/// Temp file of this attempt alone, for two sessions may bring the same name; fsync, rename without replacing, fsync of the
+/// directory.
 fn store(dir: &Path, target: &Path, upload: &Upload<'_>) -> io::Result<()> {
-    let temp = dir.join(format!("{}.{}.tmp", upload.name, std::process::id()));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&temp)?;
+    let temp = dir.join(format!("{}.{:016x}.tmp", upload.name, random()));
+    let stored = store_as(&temp, target, upload);
+    if stored.is_err() {
+        // It is of no use to anybody.
+        let _ = fs::remove_file(&temp);
+    }
+    stored?;
+    File::open(dir)?.sync_all()
+}
+
+fn store_as(temp: &Path, target: &Path, upload: &Upload<'_>) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).open(temp)?;
     let copied = io::copy(&mut (Positioned { file: upload.file, at: 0 }), &mut file)?;
     if copied != upload.len {
         return Err(io::Error::other(format!("{copied} bytes copied of {}", upload.len)));
     }
     file.sync_all()?;
-    renameat_with(CWD, &temp, CWD, target, RenameFlags::NOREPLACE)?;
-    File::open(dir)?.sync_all()
+    Ok(renameat_with(CWD, temp, CWD, target, RenameFlags::NOREPLACE)?)
 }
 
 /// The name is taken: by this very segment, or it is an error.
