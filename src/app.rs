@@ -112,6 +112,7 @@ fn collect(flags: Run) -> u8 {
         files_sealed: stats.sealed_files.get(),
         files_uploaded: stats.uploaded_files.get(),
         files_waiting: stats.spool_files.get(),
+        files_dropped: stats.dropped_files.get(),
         duration: started.elapsed(),
     });
     log.close(by(&end, Part::Log));

@@ -512,6 +512,7 @@ impl Spool {
         }
         let (lines, raw_bytes) = count_lines(&file);
         let bytes = self.stock.remove(name)?;
+        self.stats.dropped_files.add(1);
         self.stats.dropped.add(&Sums { lines, bytes: raw_bytes, packets: 0, octets: 0 });
         self.log.event(Event::SpoolDropped { path: self.dir.path().join(name), bytes, lines });
         self.dir.sync()?;

@@ -200,6 +200,8 @@ pub struct Stats {
     pub header_lines: Number,
     /// Lines of sealed files that gave way under `drop-oldest`; they are in `written`, too (spool).
     pub dropped: Flow,
+    /// The files that those lines were in (spool).
+    pub dropped_files: Number,
     /// Read, and in no file: the disk did not take them before the program had to end. The bytes are also those of header
     /// lines that were left out (pipeline).
     pub lost: Flow,

@@ -507,9 +507,9 @@ catalogue! {
         en "{stage} failed: {error}"
 
     /// The last line: what passed in this run.
-    Info Finished "finished" { lines_read: u64, lines_written: u64, lines_rejected: u64, header_lines: u64, lines_lost: u64, lines_dropped: u64, files_sealed: u64, files_uploaded: u64, files_waiting: u64, duration: Duration }
-        zh "已退出: 读取 {lines_read} 行 = 写入文件 {lines_written} + 隔离 {lines_rejected} + 略去表头 {header_lines} + 丢失 {lines_lost}；已写入的行中随旧文件丢弃 {lines_dropped} 行；生成文件 {files_sealed} 个，上传 {files_uploaded} 个，待上传 {files_waiting} 个；运行 {duration}s"
-        en "finished: {lines_read} lines read = {lines_written} in files + {lines_rejected} set aside + {header_lines} headers left out + {lines_lost} lost; of those in files {lines_dropped} dropped with old ones; {files_sealed} files sealed, {files_uploaded} uploaded, {files_waiting} waiting; ran {duration}s"
+    Info Finished "finished" { lines_read: u64, lines_written: u64, lines_rejected: u64, header_lines: u64, lines_lost: u64, lines_dropped: u64, files_sealed: u64, files_uploaded: u64, files_waiting: u64, files_dropped: u64, duration: Duration }
+        zh "已退出: 读取 {lines_read} 行 = 写入文件 {lines_written} + 隔离 {lines_rejected} + 略去表头 {header_lines} + 丢失 {lines_lost}；已写入的行中随旧文件丢弃 {lines_dropped} 行；生成文件 {files_sealed} 个，上传 {files_uploaded} 个，待上传 {files_waiting} 个，丢弃 {files_dropped} 个；运行 {duration}s"
+        en "finished: {lines_read} lines read = {lines_written} in files + {lines_rejected} set aside + {header_lines} headers left out + {lines_lost} lost; of those in files {lines_dropped} dropped with old ones; {files_sealed} files sealed, {files_uploaded} uploaded, {files_waiting} waiting, {files_dropped} dropped; ran {duration}s"
 
     // Status report.
 

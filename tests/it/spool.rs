@@ -71,6 +71,8 @@ fn at_the_limit_drop_oldest_counts_what_it_drops() {
     let ended = live.end().expect(0);
     let found = spooled(probe.data());
     let dropped = ended.number("finished", "lines_dropped");
+    let files = |field| ended.number("finished", field);
+    assert_eq!(files("files_sealed"), files("files_waiting") + files("files_dropped"), "{}", ended.log);
     most = most.max(used(probe.data()));
     assert!(dropped > 0 && ended.has("spool_dropped"), "{}", ended.log);
     assert_eq!(found, (dropped..ROWS).collect::<Vec<_>>(), "the oldest went, and as many as were counted");
@@ -99,6 +101,9 @@ fn what_is_delivered_is_not_counted_as_dropped() {
     let once: BTreeSet<_> = found.iter().copied().collect();
     assert_eq!(once.len(), found.len(), "nothing twice");
     assert_eq!(once.len() as u64 + ended.number("finished", "lines_dropped"), 3 * ROWS, "{}", ended.log);
+    let files = |field| ended.number("finished", field);
+    let ends = ["files_uploaded", "files_waiting", "files_dropped"].map(files);
+    assert_eq!(files("files_sealed"), ends.iter().sum::<u64>(), "{}", ended.log);
 }
 
 #[test]
